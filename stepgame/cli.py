@@ -32,11 +32,15 @@ class Verb(NamedTuple):
 
 
 VERBS: dict[str, Verb] = {
-    "generate": Verb("stepgame.commands", "generate", "Make stories with true labels, for any number of hops."),
+    "generate": Verb(
+        "stepgame.commands", "generate", "Make stories with true labels, for any number of hops."
+    ),
     "solve": Verb("stepgame.commands", "solve", "Answer stories with the symbolic reader and solver."),
     "run": Verb("harness.commands", "run", "Ask a model, record every answer, judge it."),
     "resume": Verb("harness.commands", "resume", "Go on with a run that was cut off."),
-    "rescore": Verb("harness.commands", "rescore", "Judge a run's recorded answers again, without the model."),
+    "rescore": Verb(
+        "harness.commands", "rescore", "Judge a run's recorded answers again, without the model."
+    ),
     "publish": Verb("leaderboards.commands", "publish", "Append finished runs to a leaderboard CSV."),
     "demo": Verb("leaderboards.commands", "demo", "The whole path on the built-in model, in minutes."),
 }

@@ -1,0 +1,28 @@
+# make demo    generate, ask the built-in model, judge, publish: results in demo/
+# make test    the tests
+# make check   lint, types, documentation, file sizes
+# make fix     what lint and format can mend by themselves
+# The first of them builds .venv (see scripts/setup.sh); later ones start at once.
+
+BIN := .venv/bin
+
+.PHONY: demo test check fix setup
+
+setup:
+	@bash scripts/setup.sh
+
+demo: setup
+	$(BIN)/stepgame demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python scripts/check_tree.py
+
+fix: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

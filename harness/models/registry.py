@@ -1,0 +1,144 @@
+"""The table of models: from what the user wrote to a backend, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.models.base import Model, ModelRequest, Verb
+from harness.task import Example
+from stepgame.errors import InputError, did_you_mean, unknown_name
+
+__all__ = ["BACKENDS", "DTYPES", "NAMED", "Backend", "load_model", "parse_model", "require_verb"]
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class Backend(NamedTuple):
+    """Where a backend lives and what it can do; repeated here so that asking needs no import."""
+
+    module: str
+    cls: str
+    verbs: frozenset[Verb]
+    help: str
+
+
+BOTH: frozenset[Verb] = frozenset(("choose", "generate"))
+
+BACKENDS: dict[str, Backend] = {
+    "hf": Backend("harness.models.hf", "HFModel", BOTH, "transformers, on CPU or CUDA"),
+    "oracle": Backend("harness.models.symbolic", "Oracle", BOTH, "reads and solves the story"),
+    "random": Backend("harness.models.symbolic", "Random", BOTH, "any option, all alike"),
+    "majority": Backend("harness.models.symbolic", "Majority", BOTH, "the training split's most frequent label"),
+}
+
+NAMED: dict[str, str] = {"smollm2": "hf", "oracle": "oracle", "random": "random", "majority": "majority"}
+"""Models with a name of their own, and the backend that a name alone means."""
+
+ENGINES = ("hf",)
+"""Backends that take a model, and may be given as ``--backend`` or as a prefix of the spec."""
+
+
+def parse_model(
+    spec: str,
+    *,
+    backend: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    batch_tokens: int | None = None,
+    seed: int = 0,
+    args: Mapping[str, str] | None = None,
+) -> ModelRequest:
+    """Turn a model spec into a request, without importing a backend.
+
+    Args:
+        spec: ``smollm2``, ``oracle``, ``random``, ``majority``, a folder, or ``ORG/NAME`` on the hub; the last two
+            may end in ``@REVISION``, and an engine's name with a colon may come first (``hf:smollm2``).
+        backend: the engine, if the spec does not name it; ``hf`` when omitted.
+        dtype: see `ModelRequest`.
+        device: see `ModelRequest`.
+        batch_tokens: see `ModelRequest`.
+        seed: see `ModelRequest`.
+        args: see `ModelRequest`.
+
+    Raises:
+        InputError: if the model, the backend or the dtype does not exist, or two backends are named.
+    """
+    prefix, name = _split_prefix(spec)
+    if backend is not None and backend not in ENGINES:
+        raise unknown_name("backend", backend, ENGINES)
+    if prefix is not None and backend is not None and prefix != backend:
+        raise InputError(f"model {spec!r} names the backend {prefix!r}, but --backend is {backend!r}; keep one")
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
+    if batch_tokens is not None and batch_tokens < 1:
+        raise InputError(f"--batch-tokens must be at least 1, got {batch_tokens}")
+    engine = prefix or backend
+    target, revision = (name, None) if _is_folder(name) else _split_revision(name)
+    if target in NAMED:
+        chosen = NAMED[target]
+        if revision is not None:
+            raise InputError(f"model {target!r} is built in and has no revisions; leave out @{revision}")
+        if engine is not None and chosen not in ENGINES:
+            raise InputError(f"model {target!r} needs no backend; leave out {engine!r}")
+    elif "/" in target or _is_folder(target):
+        chosen = "hf"
+    else:
+        raise InputError(
+            f"unknown model {spec!r}{did_you_mean(target, NAMED)}; known: {', '.join(NAMED)}, an existing folder, "
+            "or ORG/NAME on the Hugging Face hub"
+        )
+    return ModelRequest(
+        spec, engine or chosen, target, revision, dtype, device, batch_tokens, seed, dict(args or {})
+    )
+
+
+def require_verb(request: ModelRequest, verb: Verb) -> None:
+    """Check that a backend has a verb, without importing it.
+
+    Raises:
+        InputError: if it has not, with the scoring that it does have.
+    """
+    verbs = BACKENDS[request.backend].verbs
+    if verb not in verbs:
+        score = {"choose": "choice", "generate": "generate"}
+        has = " or ".join(f"--score {score[each]}" for each in sorted(verbs))
+        raise InputError(f"backend {request.backend!r} cannot {verb}; use {has}")
+
+
+def load_model(request: ModelRequest, training: Callable[[int], Sequence[Example]]) -> Model:
+    """Import the backend and load the model; see `Model.load`."""
+    backend = BACKENDS[request.backend]
+    loaded: Model = getattr(importlib.import_module(backend.module), backend.cls).load(request, training)
+    return loaded
+
+
+def _split_prefix(spec: str) -> tuple[str | None, str]:
+    prefix, colon, rest = spec.partition(":")
+    if not colon or "/" in prefix or "\\" in prefix or _is_folder(spec):
+        return None, spec
+    if prefix not in ENGINES:
+        raise InputError(
+            f"unknown backend {prefix!r} in model {spec!r}{did_you_mean(prefix, ENGINES)}; "
+            f"available: {', '.join(ENGINES)}"
+        )
+    return prefix, rest
+
+
+def _split_revision(name: str) -> tuple[str, str | None]:
+    target, at, revision = name.rpartition("@")
+    if not at:
+        return name, None
+    if not target or not revision:
+        raise InputError(f"model {name!r}: expected PATH-OR-ID@REVISION, with both sides of @ given")
+    return target, revision
+
+
+def _is_folder(name: str) -> bool:
+    # A name with a NUL byte or beyond the system's length is no folder, and asking must not crash.
+    try:
+        return bool(name) and Path(name).is_dir()
+    except (OSError, ValueError):
+        return False

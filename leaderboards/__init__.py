@@ -1,0 +1,38 @@
+"""Leaderboards: finished runs become rows of a CSV, and plots of accuracy over the number of hops.
+
+The names below are loaded on first use; nothing here imports matplotlib until a plot is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leaderboards.board import Board, Published, publish
+    from leaderboards.plots import plot_accuracy
+    from leaderboards.schema import COLUMNS, row_of
+
+__all__ = ["COLUMNS", "Board", "Published", "plot_accuracy", "publish", "row_of"]
+
+_HOMES = {
+    "COLUMNS": "leaderboards.schema",
+    "Board": "leaderboards.board",
+    "Published": "leaderboards.board",
+    "plot_accuracy": "leaderboards.plots",
+    "publish": "leaderboards.board",
+    "row_of": "leaderboards.schema",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'leaderboards' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,154 @@
+"""The verbs of this package: ``generate`` and ``solve``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from stepgame.errors import InputError
+from stepgame.files import write_text
+from stepgame.formats import FORMATS, load, suffix_of, write_stream
+from stepgame.generate import Recipe, stream
+from stepgame.hops import parse_hops
+from stepgame.solve import judge
+from stepgame.stories import Stories
+
+__all__ = ["generate", "solve"]
+
+RECIPE_FILE = ".stepgame.json"
+"""Beside the data, hidden so that ``DIR/*`` names data only: the recipe, and which format it was written in."""
+
+
+class _Rate(TextColumn):
+    """Stories a second, in the progress bar."""
+
+    def __init__(self) -> None:
+        super().__init__("{task.speed}")
+
+    def render(self, task: object) -> str:  # type: ignore[override]
+        speed = getattr(task, "speed", None)
+        return f"{speed:,.0f} stories/s" if speed else ""
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    columns = ("[bold]{task.description}", BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _prepare_folder(out: Path, wanted: dict[str, object], overwrite: bool, resume: bool) -> None:
+    """Refuse to write over anything the user did not say to write over."""
+    recipe = out / RECIPE_FILE
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file; expected a folder")
+    if out.exists() and any(out.iterdir()) and not overwrite:
+        if not resume:
+            raise InputError(
+                f"--out {out}: is not empty; use --overwrite to replace what is there, or --resume"
+            )
+        there = json.loads(recipe.read_text(encoding="utf-8")) if recipe.exists() else None
+        if there != json.loads(json.dumps(wanted)):
+            raise InputError(f"--out {out}: was made with other settings (see {recipe}); use --overwrite")
+    write_text(recipe, json.dumps(wanted, indent=2) + "\n")
+
+
+def _counted(parts: Iterator[Stories], progress: Progress, task: object) -> Iterator[Stories]:
+    for part in parts:
+        yield part
+        progress.advance(task, len(part))  # type: ignore[arg-type]
+
+
+def generate(
+    hops: Annotated[str, typer.Option(help="Links of the chain: 3, 1-10 or 1-3,7.")] = "1-10",
+    per_hop: Annotated[int, typer.Option(help="Stories for each number of hops.")] = 1000,
+    noise: Annotated[
+        bool, typer.Option("--noise/--clean", help="Add distractors, or leave them out.")
+    ] = False,
+    protocol: Annotated[
+        str, typer.Option(help="official: any two agents asked; exact: the ends.")
+    ] = "official",
+    bank: Annotated[str, typer.Option(help="Phrase bank: a name or a TOML file.")] = "core",
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    seed: Annotated[int, typer.Option(help="Any whole number.")] = 0,
+    format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "parquet",
+    out: Annotated[Path, typer.Option(help="Folder for one file a hop: qa1_test.parquet, ...")] = Path(
+        "data"
+    ),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep finished files, make the others.")] = False,
+) -> None:
+    """Make stories with true labels, for any number of hops."""
+    suffix = suffix_of(format)
+    recipe = Recipe(parse_hops(hops), per_hop, noise, protocol, bank, split, seed)
+    _prepare_folder(out, {**recipe.describe(), "format": format}, overwrite, resume)
+    started, made, kept = time.perf_counter(), 0, 0
+    with _progress() as progress:
+        task = progress.add_task("generating", total=per_hop * len(recipe.hops))
+        for k in recipe.hops:
+            target = out / f"qa{k}_{split}{suffix}"
+            if resume and target.exists():
+                kept += 1
+                progress.advance(task, per_hop)
+                continue
+            one = Recipe((k,), per_hop, noise, protocol, bank, split, seed)
+            write_stream(_counted(stream(one), progress, task), target, format)
+            made += per_hop
+    seconds = time.perf_counter() - started
+    kept_note = f", {kept} finished files kept" if kept else ""
+    rate = f"{made / seconds:,.0f} a second" if made else "nothing to do"
+    typer.echo(f"{made:,} stories in {seconds:.1f} s ({rate}{kept_note}): {out}")
+
+
+class _Outcome(StrEnum):
+    """What can become of a story."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    UNREADABLE = "unreadable"
+    CONTRADICTORY = "contradictory"
+    UNCONNECTED = "unconnected"
+
+
+def _solve_counts(stories: Stories) -> dict[int, dict[str, int]]:
+    counts: dict[int, dict[str, int]] = {}
+    columns = (stories.column(name) for name in ("story", "question", "label", "k_hop"))
+    for story, question, label, k in zip(*columns, strict=True):
+        status, answer = judge(story, question)
+        outcome = status if status != "answered" else "right" if answer == label else "wrong"
+        tally = counts.setdefault(k, dict.fromkeys(_Outcome, 0))
+        tally[outcome] += 1
+    return counts
+
+
+def solve(
+    files: Annotated[list[Path], typer.Argument(help="Files of stories in any known format.")],
+) -> None:
+    """Answer stories with the symbolic reader and solver; prints its accuracy and speed."""
+    sets = [load(file) for file in files]
+    stories = Stories.concat(sets)
+    started = time.perf_counter()
+    counts = _solve_counts(stories)
+    seconds = time.perf_counter() - started
+    table = Table(title=f"symbolic solver, {len(files)} file(s)")
+    for heading in ("k", "stories", "accuracy", *_Outcome):
+        table.add_column(heading, justify="right")
+    for k, tally in sorted(counts.items()):
+        total = sum(tally.values())
+        shown = (f"{tally[outcome]:,}" for outcome in _Outcome)
+        table.add_row(str(k), f"{total:,}", f"{100 * tally['right'] / total:.2f} %", *shown)
+    Console(file=sys.stdout).print(table)
+    right = sum(tally["right"] for tally in counts.values())
+    share = 100 * right / len(stories)
+    typer.echo(
+        f"{right:,} of {len(stories):,} right ({share:.2f} %), {len(stories) / seconds:,.0f} stories a second"
+    )

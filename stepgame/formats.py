@@ -1,0 +1,374 @@
+"""Files of stories: the official JSON, JSON lines, bAbI text, Parquet and Arrow, in and out.
+
+Reading goes by content, never by suffix. Parquet, Arrow and JSON lines keep every column; the official JSON and
+bAbI text keep what they have room for, and the rest is filled in on reading.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stepgame.errors import InputError, did_you_mean, unknown_name
+from stepgame.files import atomic_path
+from stepgame.hops import MAX_HOPS
+from stepgame.relations import NAMES
+from stepgame.stories import SCHEMA, Stories
+
+__all__ = ["FORMATS", "load", "suffix_of", "write", "write_stream"]
+
+Row = dict[str, Any]
+
+_SUFFIXES = {"parquet": ".parquet", "jsonl": ".jsonl", "json": ".json", "babi": ".txt", "arrow": ".arrow"}
+FORMATS = tuple(_SUFFIXES)
+"""The names that ``--format`` takes."""
+
+_K_IN_NAME = re.compile(r"(?:qa|k)_?(\d{1,4})(?!\d)")
+_BABI_LINE = re.compile(r"(\d+) (.*)")
+
+
+def suffix_of(format: str) -> str:
+    """Return the file suffix of a format.
+
+    Raises:
+        InputError: if there is no such format.
+    """
+    if format not in _SUFFIXES:
+        raise unknown_name("format", format, FORMATS)
+    return _SUFFIXES[format]
+
+
+# Writing
+
+
+def _write_parquet(parts: Iterator[Stories], path: Path) -> None:
+    first = next(parts)
+    with pq.ParquetWriter(path, first.table.schema, compression="zstd") as writer:
+        writer.write_table(first.table)
+        for part in parts:
+            writer.write_table(part.table)
+
+
+def _write_arrow(parts: Iterator[Stories], path: Path) -> None:
+    # The file format wants one dictionary for the whole file, so the tables are joined first.
+    table = Stories.concat(parts).table
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _write_lines(parts: Iterator[Stories], file: IO[str]) -> None:
+    for part in parts:
+        for row in part:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _write_official(parts: Iterator[Stories], file: IO[str]) -> None:
+    number = 0
+    for part in parts:
+        for row in part:
+            kept = {name: row[name] for name in ("story", "question", "label")}
+            file.write(f'{", " if number else "{"}"{number}": {json.dumps(kept, ensure_ascii=False)}')
+            number += 1
+    file.write("}\n")
+
+
+def _write_babi(parts: Iterator[Stories], file: IO[str]) -> None:
+    # The third field of a bAbI question names a supporting line; the official files always say 1.
+    for part in parts:
+        for row in part:
+            for number, sentence in enumerate(row["story"], start=1):
+                file.write(f"{number} {sentence}\n")
+            file.write(f"{len(row['story']) + 1} {row['question']}\t{row['label']}\t1\n")
+
+
+_TEXT_WRITERS: dict[str, Callable[[Iterator[Stories], IO[str]], None]] = {
+    "jsonl": _write_lines,
+    "json": _write_official,
+    "babi": _write_babi,
+}
+
+
+def write_stream(parts: Iterable[Stories], path: str | Path, format: str) -> Path:
+    """Write stories to one file as they come; the file appears only when it is whole.
+
+    Args:
+        parts: at least one batch of stories.
+        path: the file to write.
+        format: one of `FORMATS`.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: if there is no such format.
+        OSError: if the disk is full or the folder cannot be written; nothing is left behind then.
+    """
+    suffix_of(format)
+    target, batches = Path(path), iter(parts)
+    with atomic_path(target) as part:
+        if format == "parquet":
+            _write_parquet(batches, part)
+        elif format == "arrow":
+            _write_arrow(batches, part)
+        else:
+            with part.open("w", encoding="utf-8", newline="\n") as file:
+                _TEXT_WRITERS[format](batches, file)
+    return target
+
+
+def write(stories: Stories, path: str | Path, format: str | None = None) -> Path:
+    """Write stories to one file, in the format its suffix says unless one is named.
+
+    Args:
+        stories: what to write.
+        path: the file to write.
+        format: one of `FORMATS`.
+
+    Raises:
+        InputError: if there is no such format, or the suffix is not one of a format.
+    """
+    if format is None:
+        by_suffix = {suffix: name for name, suffix in _SUFFIXES.items()}
+        suffix = Path(path).suffix
+        if suffix not in by_suffix:
+            raise InputError(
+                f"{path}: the suffix {suffix!r} names no format; use one of {', '.join(by_suffix)}"
+            )
+        format = by_suffix[suffix]
+    return write_stream([stories], path, format)
+
+
+# Reading
+
+
+def _fail(path: Path, problem: str) -> InputError:
+    return InputError(f"{path}: {problem}")
+
+
+def _decode(path: Path, raw: bytes) -> str:
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _fail(path, f"not UTF-8 text at byte {error.start}; save it as UTF-8") from None
+    if "\0" in text:
+        raise _fail(path, f"NUL byte at character {text.index(chr(0))}; this is no text file of stories")
+    return text
+
+
+def _parse_json(path: Path, text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        cut = "; the file seems cut off" if error.pos >= len(text.rstrip()) - 1 else ""
+        raise _fail(
+            path, f"{where}not valid JSON: {error.msg} (line {error.lineno}, column {error.colno}){cut}"
+        ) from None
+    except RecursionError:
+        raise _fail(path, f"{where}not valid JSON: nested too deeply") from None
+
+
+def _looks_like_lines(text: str) -> bool:
+    """Tell JSON lines from one JSON document by the first line alone."""
+    first = text.lstrip().partition("\n")[0]
+    try:
+        row = json.loads(first)
+    except (json.JSONDecodeError, RecursionError):
+        return first.startswith("{") and '"story"' in first and not re.match(r'\{\s*"\d+"\s*:', first)
+    return isinstance(row, dict) and (
+        "story" in row or not all(isinstance(value, dict) for value in row.values())
+    )
+
+
+def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    if _looks_like_lines(text):
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                yield f"line {number}", _parse_json(path, line, f"line {number}: ")
+        return
+    data = _parse_json(path, text, "")
+    pairs = data.items() if isinstance(data, dict) else enumerate(data)
+    for key, row in pairs:
+        yield f"row {key!r}", row
+
+
+def _babi_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    story: list[str] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        match = _BABI_LINE.fullmatch(line.rstrip("\r"))
+        if match is None or int(match[1]) != len(story) + 1:
+            raise _fail(
+                path,
+                f"line {number}: expected {len(story) + 1!r}, a blank and a sentence, found {line[:60]!r}",
+            )
+        if "\t" not in match[2]:
+            story.append(match[2])
+            continue
+        fields = match[2].split("\t")
+        yield f"line {number}", {"story": story, "question": fields[0], "label": fields[1]}
+        story = []
+    if story:
+        raise _fail(path, f"line {number}: the last story has no question; the file seems cut off")
+
+
+def _text_rows(path: Path, raw: bytes) -> Iterator[tuple[str, Any]]:
+    text = _decode(path, raw)
+    start = text.lstrip()[:1]
+    if not start:
+        raise _fail(path, "is empty; expected stories")
+    if start in "{[":
+        return _json_rows(path, text)
+    if _BABI_LINE.match(text.lstrip()):
+        return _babi_rows(path, text)
+    found = text.strip()[:40]
+    raise _fail(path, f"unknown format: begins with {found!r}; expected one of {', '.join(FORMATS)}")
+
+
+def _text_field(path: Path, where: str, row: Row, name: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip():
+        found = "is missing" if name not in row else f"is {str(value)[:60]!r}"
+        raise _fail(path, f"{where}: field {name!r} {found}; expected text")
+    return value
+
+
+def _whole_field(path: Path, where: str, row: Row, name: str, low: int, high: int) -> int | None:
+    value = row.get(name)
+    if value is None:
+        return None
+    number = int(value) if isinstance(value, str) and re.fullmatch(r"-?\d{1,19}", value) else value
+    if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= high:
+        raise _fail(
+            path, f"{where}: field {name!r} is {str(value)[:60]!r}; expected a whole number {low} to {high}"
+        )
+    return number
+
+
+def _facts_field(path: Path, where: str, row: Row) -> list[dict[str, str]] | None:
+    facts, names = row.get("facts"), ("head", "relation", "tail", "role", "phrase")
+    if facts is None:
+        return None
+    if isinstance(facts, list) and len(facts) == len(row["story"]):
+        good = [
+            fact
+            for fact in facts
+            if isinstance(fact, dict) and all(isinstance(fact.get(n), str) for n in names)
+        ]
+        if len(good) == len(facts):
+            return good
+    raise _fail(
+        path, f"{where}: field 'facts': expected one object a sentence, with text for {', '.join(names)}"
+    )
+
+
+def _check_row(path: Path, where: str, row: Any, index: int, named_k: int | None) -> Row:
+    if not isinstance(row, dict):
+        raise _fail(path, f"{where}: {str(row)[:60]!r} is no object; expected story, question and label")
+    story = row.get("story")
+    if not isinstance(story, list) or not story or not all(isinstance(s, str) and s.strip() for s in story):
+        found = "is missing" if "story" not in row else f"is {str(story)[:60]!r}"
+        raise _fail(path, f"{where}: field 'story' {found}; expected a list of sentences")
+    label = _text_field(path, where, row, "label")
+    if label not in NAMES:
+        hint = did_you_mean(label, NAMES)
+        raise _fail(
+            path, f"{where}: field 'label' is {label[:60]!r}{hint}; expected one of {', '.join(NAMES)}"
+        )
+    k_hop = _whole_field(path, where, row, "k_hop", 1, MAX_HOPS) or named_k or min(len(story), MAX_HOPS)
+    split = row.get("split")
+    return {
+        "id": str(row.get("id") or f"{path.stem}-{index}"),
+        "story": story,
+        "question": _text_field(path, where, row, "question"),
+        "label": label,
+        "k_hop": k_hop,
+        "hops": _whole_field(path, where, row, "hops", 0, MAX_HOPS),
+        "facts": _facts_field(path, where, row),
+        "split": split if isinstance(split, str) else None,
+        "seed": _whole_field(path, where, row, "seed", -(2**63), 2**63 - 1),
+        "index": _whole_field(path, where, row, "index", 0, 2**63 - 1) if "index" in row else index,
+    }
+
+
+def _load_text(path: Path, raw: bytes) -> Stories:
+    in_name = _K_IN_NAME.search(path.stem)
+    named_k = int(in_name[1]) if in_name and 1 <= int(in_name[1]) <= MAX_HOPS else None
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    for index, (where, row) in enumerate(_text_rows(path, raw)):
+        for name, value in _check_row(path, where, row, index, named_k).items():
+            columns[name].append(value)
+    if not columns["id"]:
+        raise _fail(path, "holds no stories")
+    arrays = []
+    for field in SCHEMA:
+        try:
+            arrays.append(pa.array(columns[field.name], field.type))
+        except pa.ArrowInvalid:
+            # Over 2**15 different names or phrases: wider codes than the schema's.
+            raise _fail(
+                path, f"column {field.name!r} has more different names than a table of stories can hold"
+            ) from None
+    return Stories(pa.Table.from_arrays(arrays, schema=SCHEMA))
+
+
+def _load_binary(path: Path, reader: Callable[[Path], pa.Table], kind: str) -> Stories:
+    try:
+        table = reader(path)
+    except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
+        raise _fail(path, f"broken {kind} file: {str(error).splitlines()[0]}") from None
+    missing = [name for name in SCHEMA.names if name not in table.schema.names]
+    if missing:
+        raise _fail(path, f"{kind} file without the columns {', '.join(missing)}; found {table.schema.names}")
+    try:
+        metadata = table.schema.metadata
+        table = table.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(metadata)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        raise _fail(path, f"{kind} file with other column types: {str(error).splitlines()[0]}") from None
+    strange = set(table["label"].unique().to_pylist()) - set(NAMES)
+    if strange:
+        raise _fail(path, f"field 'label' holds {sorted(strange)[0]!r}; expected one of {', '.join(NAMES)}")
+    return Stories(table)
+
+
+def _read_ipc(path: Path) -> pa.Table:
+    with pa.OSFile(str(path), "rb") as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+def load(path: str | Path | Iterable[str | Path]) -> Stories:
+    """Load stories from one file or several, in any known format, found by content.
+
+    Columns that a file lacks are filled: ``id`` from the file's name and the row number, ``k_hop`` from a
+    ``qa5`` or ``k5`` in the file's name and else from the number of sentences, the others with nulls.
+
+    Args:
+        path: a file, or several.
+
+    Raises:
+        InputError: if a file is missing, of no known format, cut off, or has a bad row; says which.
+    """
+    if not isinstance(path, str | Path):
+        return Stories.concat([load(one) for one in path])
+    file = Path(path)
+    if not file.exists():
+        near = (
+            did_you_mean(file.name, [p.name for p in file.parent.iterdir()]) if file.parent.is_dir() else ""
+        )
+        raise _fail(file, f"no such file{near}")
+    if not file.is_file():
+        kind = "folder" if file.is_dir() else "special file"
+        raise _fail(file, f"is a {kind}; expected a file of stories (several files: name them all)")
+    with file.open("rb") as opened:
+        magic = opened.read(6)
+    if magic.startswith(b"PAR1"):
+        return _load_binary(file, pq.read_table, "Parquet")
+    if magic == b"ARROW1":
+        return _load_binary(file, _read_ipc, "Arrow")
+    return _load_text(file, file.read_bytes())
