@@ -53,14 +53,14 @@ def undocumented(tree: ast.Module) -> Iterator[str]:
     """Yield public functions and classes that are defined here without a docstring."""
     public = set(exported(tree))
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            if node.name in public and not ast.get_docstring(node):
-                yield node.name
+        named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        if named and node.name in public and not ast.get_docstring(node):
+            yield node.name
 
 
 def layer_faults(name: str, tree: ast.Module) -> Iterator[str]:
     """Yield imports that point down the layers, and heavy libraries imported at module level."""
-    layer = LAYERS.index(name.split("/")[0])
+    layer = LAYERS.index(name.split("/", maxsplit=1)[0])
     below = set(LAYERS[layer + 1 :])
     skipped = typing_only(tree)
     for node in ast.walk(tree):

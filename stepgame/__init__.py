@@ -6,6 +6,8 @@ The names below are loaded on first use, so that ``import stepgame`` costs next 
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,15 +44,28 @@ _HOMES = {
 }
 
 
+class _Package(ModuleType):
+    """Keeps ``stepgame.generate`` and ``stepgame.solve`` the functions.
+
+    Importing the submodule of the same name would set the package's attribute to the module.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'stepgame' has no attribute {name!r}")
     value = getattr(importlib.import_module(home), name)
-    # A submodule may carry the same name (stepgame.solve); the public name is the function.
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+sys.modules[__name__].__class__ = _Package

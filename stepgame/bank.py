@@ -104,9 +104,7 @@ def _check_pattern(where: str, owner: str, pattern: object) -> str:
         raise _fail(where, f"{owner}: {pattern!r} is not text; expected a sentence with {HEAD} and {TAIL}")
     for slot in _SLOT.findall(pattern):
         if slot not in (HEAD, TAIL):
-            raise _fail(
-                where, f"{owner}: unknown slot {slot} in {pattern!r}; the slots are {HEAD} and {TAIL}"
-            )
+            raise _fail(where, f"{owner}: unknown slot {slot} in {pattern!r}; the slots are {HEAD} and {TAIL}")
     for slot in (HEAD, TAIL):
         if slot not in pattern:
             raise _fail(where, f"{owner}: {pattern!r} does not name {slot}")

@@ -32,21 +32,21 @@ class Verb(NamedTuple):
 
 
 VERBS: dict[str, Verb] = {
-    "generate": Verb(
-        "stepgame.commands", "generate", "Make stories with true labels, for any number of hops."
-    ),
+    "generate": Verb("stepgame.commands", "generate", "Make stories with true labels, for any number of hops."),
     "solve": Verb("stepgame.commands", "solve", "Answer stories with the symbolic reader and solver."),
     "run": Verb("harness.commands", "run", "Ask a model, record every answer, judge it."),
     "resume": Verb("harness.commands", "resume", "Go on with a run that was cut off."),
-    "rescore": Verb(
-        "harness.commands", "rescore", "Judge a run's recorded answers again, without the model."
-    ),
+    "rescore": Verb("harness.commands", "rescore", "Judge a run's recorded answers again, without the model."),
     "publish": Verb("leaderboards.commands", "publish", "Append finished runs to a leaderboard CSV."),
     "demo": Verb("leaderboards.commands", "demo", "The whole path on the built-in model, in minutes."),
 }
 
 # Every flag is also an environment variable: --per-hop is STEPGAME_PER_HOP.
 CONTEXT = {"auto_envvar_prefix": "STEPGAME", "help_option_names": ["-h", "--help"]}
+
+
+# Typer brings its own copy of click; the base of its usage errors has no public name.
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 
 
 def _complain(message: str) -> None:
@@ -96,7 +96,7 @@ def _show_version(wanted: bool) -> None:
 
 def _front_page(
     version: bool = typer.Option(
-        False, "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        False, "--version", callback=_show_version, is_eager=True, envvar=[], help="Print the version and exit."
     ),
 ) -> None:
     """Multi-hop spatial reasoning in text: generate, ask, judge, publish."""
@@ -132,11 +132,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _complain(f"no such command {wanted!r}{did_you_mean(wanted, VERBS)}; see: stepgame --help")
         raise SystemExit(2)
     try:
-        app = _build(wanted)
+        code = _build(wanted)(args=words or ["--help"], prog_name="stepgame", standalone_mode=False)
     except StepGameError as error:
         _complain(str(error))
-        raise SystemExit(2) from None
-    app(args=words, prog_name="stepgame")
+        code = 2
+    except _USAGE_ERROR as error:
+        page = f"stepgame {wanted}" if wanted else "stepgame"
+        _complain(f"{' '.join(error.format_message().split())}; see: {page} --help")
+        code = 2
+    except KeyboardInterrupt:
+        _complain("interrupted before it began")
+        code = INTERRUPTED
+    raise SystemExit(code or 0)
 
 
 if __name__ == "__main__":

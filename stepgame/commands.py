@@ -53,9 +53,7 @@ def _prepare_folder(out: Path, wanted: dict[str, object], overwrite: bool, resum
         raise InputError(f"--out {out}: is a file; expected a folder")
     if out.exists() and any(out.iterdir()) and not overwrite:
         if not resume:
-            raise InputError(
-                f"--out {out}: is not empty; use --overwrite to replace what is there, or --resume"
-            )
+            raise InputError(f"--out {out}: is not empty; use --overwrite to replace what is there, or --resume")
         there = json.loads(recipe.read_text(encoding="utf-8")) if recipe.exists() else None
         if there != json.loads(json.dumps(wanted)):
             raise InputError(f"--out {out}: was made with other settings (see {recipe}); use --overwrite")
@@ -71,19 +69,13 @@ def _counted(parts: Iterator[Stories], progress: Progress, task: object) -> Iter
 def generate(
     hops: Annotated[str, typer.Option(help="Links of the chain: 3, 1-10 or 1-3,7.")] = "1-10",
     per_hop: Annotated[int, typer.Option(help="Stories for each number of hops.")] = 1000,
-    noise: Annotated[
-        bool, typer.Option("--noise/--clean", help="Add distractors, or leave them out.")
-    ] = False,
-    protocol: Annotated[
-        str, typer.Option(help="official: any two agents asked; exact: the ends.")
-    ] = "official",
+    noise: Annotated[bool, typer.Option("--noise/--clean", help="Add distractors, or leave them out.")] = False,
+    protocol: Annotated[str, typer.Option(help="official: any two agents asked; exact: the ends.")] = "official",
     bank: Annotated[str, typer.Option(help="Phrase bank: a name or a TOML file.")] = "core",
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     seed: Annotated[int, typer.Option(help="Any whole number.")] = 0,
     format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "parquet",
-    out: Annotated[Path, typer.Option(help="Folder for one file a hop: qa1_test.parquet, ...")] = Path(
-        "data"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for one file a hop: qa1_test.parquet, ...")] = Path("data"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Keep finished files, make the others.")] = False,
 ) -> None:
@@ -149,6 +141,4 @@ def solve(
     Console(file=sys.stdout).print(table)
     right = sum(tally["right"] for tally in counts.values())
     share = 100 * right / len(stories)
-    typer.echo(
-        f"{right:,} of {len(stories):,} right ({share:.2f} %), {len(stories) / seconds:,.0f} stories a second"
-    )
+    typer.echo(f"{right:,} of {len(stories):,} right ({share:.2f} %), {len(stories) / seconds:,.0f} stories a second")

@@ -137,9 +137,7 @@ def write(stories: Stories, path: str | Path, format: str | None = None) -> Path
         by_suffix = {suffix: name for name, suffix in _SUFFIXES.items()}
         suffix = Path(path).suffix
         if suffix not in by_suffix:
-            raise InputError(
-                f"{path}: the suffix {suffix!r} names no format; use one of {', '.join(by_suffix)}"
-            )
+            raise InputError(f"{path}: the suffix {suffix!r} names no format; use one of {', '.join(by_suffix)}")
         format = by_suffix[suffix]
     return write_stream([stories], path, format)
 
@@ -180,9 +178,7 @@ def _looks_like_lines(text: str) -> bool:
         row = json.loads(first)
     except (json.JSONDecodeError, RecursionError):
         return first.startswith("{") and '"story"' in first and not re.match(r'\{\s*"\d+"\s*:', first)
-    return isinstance(row, dict) and (
-        "story" in row or not all(isinstance(value, dict) for value in row.values())
-    )
+    return isinstance(row, dict) and not all(key.isdecimal() for key in row)
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
@@ -245,9 +241,7 @@ def _whole_field(path: Path, where: str, row: Row, name: str, low: int, high: in
         return None
     number = int(value) if isinstance(value, str) and re.fullmatch(r"-?\d{1,19}", value) else value
     if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= high:
-        raise _fail(
-            path, f"{where}: field {name!r} is {str(value)[:60]!r}; expected a whole number {low} to {high}"
-        )
+        raise _fail(path, f"{where}: field {name!r} is {str(value)[:60]!r}; expected a whole number {low} to {high}")
     return number
 
 
@@ -256,16 +250,10 @@ def _facts_field(path: Path, where: str, row: Row) -> list[dict[str, str]] | Non
     if facts is None:
         return None
     if isinstance(facts, list) and len(facts) == len(row["story"]):
-        good = [
-            fact
-            for fact in facts
-            if isinstance(fact, dict) and all(isinstance(fact.get(n), str) for n in names)
-        ]
+        good = [fact for fact in facts if isinstance(fact, dict) and all(isinstance(fact.get(n), str) for n in names)]
         if len(good) == len(facts):
             return good
-    raise _fail(
-        path, f"{where}: field 'facts': expected one object a sentence, with text for {', '.join(names)}"
-    )
+    raise _fail(path, f"{where}: field 'facts': expected one object a sentence, with text for {', '.join(names)}")
 
 
 def _check_row(path: Path, where: str, row: Any, index: int, named_k: int | None) -> Row:
@@ -278,9 +266,7 @@ def _check_row(path: Path, where: str, row: Any, index: int, named_k: int | None
     label = _text_field(path, where, row, "label")
     if label not in NAMES:
         hint = did_you_mean(label, NAMES)
-        raise _fail(
-            path, f"{where}: field 'label' is {label[:60]!r}{hint}; expected one of {', '.join(NAMES)}"
-        )
+        raise _fail(path, f"{where}: field 'label' is {label[:60]!r}{hint}; expected one of {', '.join(NAMES)}")
     k_hop = _whole_field(path, where, row, "k_hop", 1, MAX_HOPS) or named_k or min(len(story), MAX_HOPS)
     split = row.get("split")
     return {
@@ -358,9 +344,7 @@ def load(path: str | Path | Iterable[str | Path]) -> Stories:
         return Stories.concat([load(one) for one in path])
     file = Path(path)
     if not file.exists():
-        near = (
-            did_you_mean(file.name, [p.name for p in file.parent.iterdir()]) if file.parent.is_dir() else ""
-        )
+        near = did_you_mean(file.name, [p.name for p in file.parent.iterdir()]) if file.parent.is_dir() else ""
         raise _fail(file, f"no such file{near}")
     if not file.is_file():
         kind = "folder" if file.is_dir() else "special file"

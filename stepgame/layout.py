@@ -266,9 +266,7 @@ def _draw_wording(chain: U64, extra: U64, desk: _Desk, hops: int, phrases: I64) 
 
 
 @compiled
-def _fill(
-    keys: U64, first: int, hops: int, exact: bool, noise: bool, phrases: I64, desk: _Desk, out: Layout
-) -> None:
+def _fill(keys: U64, first: int, hops: int, exact: bool, noise: bool, phrases: I64, desk: _Desk, out: Layout) -> None:
     """Sample the rows from ``first`` on until ``out`` is full; ``keys`` are those of layout and wording."""
     chain, extra = np.zeros(STATE, np.uint64), np.zeros(STATE, np.uint64)
     at = 0

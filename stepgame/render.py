@@ -22,9 +22,7 @@ _LITERAL, _HEAD, _TAIL = 0, 1, 2
 
 def letter_names(size: int) -> list[str]:
     """Return the first ``size`` agent names: A to Z, then AA, AB ... ZZ, then AAA, as spreadsheets count."""
-    words = (
-        "".join(letters) for length in count(1) for letters in product(string.ascii_uppercase, repeat=length)
-    )
+    words = ("".join(letters) for length in count(1) for letters in product(string.ascii_uppercase, repeat=length))
     return list(islice(words, size))
 
 
@@ -45,9 +43,7 @@ def _copy(source: U8, start: int, stop: int, target: U8, at: int) -> int:
 
 
 @compiled
-def _measure(
-    starts: I64, kinds: I8, literals: I64, names: I64, pattern: I64, head: I16, tail: I16, out: I32
-) -> int:
+def _measure(starts: I64, kinds: I8, literals: I64, names: I64, pattern: I64, head: I16, tail: I16, out: I32) -> int:
     """Write where each sentence begins to ``out``; return the bytes that all of them need."""
     total = 0
     for row in range(len(pattern)):
@@ -99,9 +95,7 @@ class _Patterns:
     def cut(cls, pieces: list[tuple[str, ...]]) -> _Patterns:
         flat = [piece for group in pieces for piece in group]
         kinds = np.array([{HEAD: _HEAD, TAIL: _TAIL}.get(piece, _LITERAL) for piece in flat], np.int8)
-        literal_bytes, offsets = _pack(
-            [p if kind == _LITERAL else "" for p, kind in zip(flat, kinds, strict=True)]
-        )
+        literal_bytes, offsets = _pack([p if kind == _LITERAL else "" for p, kind in zip(flat, kinds, strict=True)])
         starts = np.cumsum([0, *map(len, pieces)]).astype(np.int64)
         return cls(starts, kinds, offsets, literal_bytes)
 

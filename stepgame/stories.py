@@ -72,13 +72,9 @@ class Stories:
 
     def __init__(self, table: pa.Table, metadata: dict[str, Any] | None = None) -> None:
         if table.schema.names != SCHEMA.names:
-            raise InputError(
-                f"not a table of stories: columns are {table.schema.names}, expected {SCHEMA.names}"
-            )
+            raise InputError(f"not a table of stories: columns are {table.schema.names}, expected {SCHEMA.names}")
         known = (table.schema.metadata or {}).get(_METADATA_KEY)
-        self.metadata: dict[str, Any] = (
-            metadata if metadata is not None else json.loads(known) if known else {}
-        )
+        self.metadata: dict[str, Any] = metadata if metadata is not None else json.loads(known) if known else {}
         text = json.dumps(self.metadata, sort_keys=True)
         self.table = table.replace_schema_metadata({_METADATA_KEY: text.encode()})
 
@@ -146,8 +142,6 @@ class Stories:
         if not tables:
             raise InputError("no stories to join")
         metadata = tables[0].metadata
-        shared = {
-            key: value for key, value in metadata.items() if all(t.metadata.get(key) == value for t in tables)
-        }
+        shared = {key: value for key, value in metadata.items() if all(t.metadata.get(key) == value for t in tables)}
         joined = pa.concat_tables([stories.table.replace_schema_metadata(None) for stories in tables])
         return Stories(joined.unify_dictionaries(), shared)

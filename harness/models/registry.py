@@ -11,7 +11,7 @@ from harness.models.base import Model, ModelRequest, Verb
 from harness.task import Example
 from stepgame.errors import InputError, did_you_mean, unknown_name
 
-__all__ = ["BACKENDS", "DTYPES", "NAMED", "Backend", "load_model", "parse_model", "require_verb"]
+__all__ = ["BACKENDS", "DTYPES", "ENGINES", "NAMED", "Backend", "load_model", "parse_model", "require_verb"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

@@ -1,0 +1,175 @@
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import stepgame
+from stepgame.errors import InputError
+from stepgame.formats import FORMATS, load, write, write_stream
+from stepgame.generate import Recipe, stream
+from stepgame.stories import SCHEMA
+
+ASKED = ("story", "question", "label", "k_hop")
+LOSSLESS = ("parquet", "jsonl", "arrow")
+SUFFIX = {"parquet": "parquet", "jsonl": "jsonl", "json": "json", "babi": "txt", "arrow": "arrow"}
+
+
+@pytest.fixture(scope="module")
+def stories():
+    return stepgame.generate(4, 30, noise=True, seed=5)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_round_trip(tmp_path, stories, format):
+    path = write(stories, tmp_path / f"qa4_test.{SUFFIX[format]}")
+    back = load(path)
+    assert back.sha256() == stories.sha256()
+    assert [row["story"] for row in back] == [row["story"] for row in stories]
+    if format in LOSSLESS:
+        assert back.table.to_pylist() == stories.table.to_pylist()
+    else:
+        assert back.column("hops") == [None] * 30
+        assert back[0]["id"] == "qa4_test-0"
+    if format in ("parquet", "arrow"):
+        assert back.metadata == stories.metadata
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_bytes_are_the_same_every_time(tmp_path, format):
+    files = []
+    for name in ("a", "b"):
+        files.append(write_stream(stream(Recipe((3,), 200, True)), tmp_path / name, format).read_bytes())
+    assert files[0] == files[1]
+
+
+def test_official_shapes(tmp_path, stories):
+    official = json.loads(write(stories, tmp_path / "x.json").read_text())
+    assert list(official) == [str(i) for i in range(30)]
+    assert set(official["0"]) == {"story", "question", "label"}
+    lines = write(stories, tmp_path / "x.txt").read_text().split("\n")
+    assert lines[0] == f"1 {stories[0]['story'][0]}"
+    assert lines[len(stories[0]["story"])].endswith(f"{stories[0]['question']}\t{stories[0]['label']}\t1")
+
+
+def test_k_as_text_and_from_names(tmp_path):
+    row = {"story": ["A is left of B."], "question": "Where is A relative to B?", "label": "left"}
+    (tmp_path / "t.jsonl").write_text(json.dumps(row | {"k_hop": "3"}) + "\n")
+    assert load(tmp_path / "t.jsonl")[0]["k_hop"] == 3
+    (tmp_path / "noise_qa7_valid.json").write_text(json.dumps({"0": row}))
+    assert load(tmp_path / "noise_qa7_valid.json")[0]["k_hop"] == 7
+    (tmp_path / "other.json").write_text(json.dumps([row]))
+    assert load(tmp_path / "other.json")[0]["k_hop"] == 1
+    assert len(load([tmp_path / "t.jsonl", tmp_path / "other.json"])) == 2
+
+
+GOOD_ROW = {"story": ["A is left of B."], "question": "Where is A relative to B?", "label": "left"}
+
+
+def broken(**changes):
+    return {key: value for key, value in (GOOD_ROW | changes).items() if value is not ...}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        (" \n ", "is empty"),
+        ("hello", "unknown format: begins with 'hello'"),
+        ("[]", "holds no stories"),
+        ("{}", "holds no stories"),
+        ('{"0": ', "not valid JSON.*cut off"),
+        (json.dumps({"0": GOOD_ROW})[:-20], "not valid JSON"),
+        (json.dumps(GOOD_ROW) + "\n" + json.dumps(GOOD_ROW)[:40], "line 2: not valid JSON"),
+        (json.dumps(GOOD_ROW) + " " + json.dumps(GOOD_ROW) + "\n", "not valid JSON: Extra data"),
+        (json.dumps({"0": 3}), "'3' is no object"),
+        (json.dumps({"0": broken(label="uper-left")}), "row '0': field 'label'.*did you mean 'upper-left'"),
+        (json.dumps({"0": broken(label=...)}), "field 'label' is missing"),
+        (json.dumps({"0": broken(story=...)}), "field 'story' is missing"),
+        (json.dumps({"0": broken(story=[])}), "field 'story'"),
+        (json.dumps({"0": broken(story="A is left of B.")}), "expected a list of sentences"),
+        (json.dumps({"0": broken(story=[1])}), "expected a list of sentences"),
+        (json.dumps({"0": broken(question=" ")}), "field 'question'"),
+        (json.dumps(broken(k_hop="many")), "line 1: field 'k_hop' is 'many'; expected a whole number"),
+        (json.dumps(broken(k_hop=True)), "field 'k_hop'"),
+        (json.dumps(broken(k_hop=10**9)), "field 'k_hop'"),
+        (json.dumps(broken(facts=[{}])), "field 'facts'"),
+        ("1 A is left of B.\n2 Where is A?\tleft\t1\n1 C is left of D.\n", "cut off"),
+        ("1 A is left of B.\n3 Where is A?\tleft\t1\n", "line 2: expected 2"),
+        ("1 A is left of B.\n2 Where is A?\tnowhere\t1\n", "line 2: field 'label'"),
+        ('{"story": ["a\0"]}', "NUL byte"),
+        (b"\xff\xfe{}", "not UTF-8 text at byte 0"),
+        (b"PAR1nonsense", "broken Parquet file"),
+        (b"ARROW1nonsense", "broken Arrow file"),
+        ("[" * 100_000, "nested too deeply|not valid JSON"),
+    ],
+)
+def test_bad_files_say_file_row_field_and_expectation(tmp_path, content, message):
+    path = tmp_path / "bad.dat"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_folders_and_foreign_tables(tmp_path):
+    (tmp_path / "qa1_test.json").write_text(json.dumps({"0": GOOD_ROW}))
+    with pytest.raises(InputError, match=r"no such file \(did you mean 'qa1_test.json'"):
+        load(tmp_path / "qa1_tset.json")
+    with pytest.raises(InputError, match="is a folder"):
+        load(tmp_path)
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="without the columns id, story"):
+        load(tmp_path / "x.parquet")
+    table = stepgame.generate(1, 2).table
+    wrong = table.set_column(3, SCHEMA.field("label"), pa.array(["left", "nowhere"]))
+    pq.write_table(wrong, tmp_path / "y.parquet")
+    with pytest.raises(InputError, match="'nowhere'"):
+        load(tmp_path / "y.parquet")
+
+
+def test_unknown_formats_and_suffixes(tmp_path, stories):
+    with pytest.raises(InputError, match="did you mean 'parquet'"):
+        write(stories, tmp_path / "x.parquet", "parket")
+    with pytest.raises(InputError, match="names no format"):
+        write(stories, tmp_path / "x.doc")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_writer_leaves_nothing_behind(tmp_path, stories):
+    def parts():
+        yield stories
+        raise KeyboardInterrupt
+
+    target = tmp_path / "data.jsonl"
+    target.write_text("before")
+    with pytest.raises(KeyboardInterrupt):
+        write_stream(parts(), target, "jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
+    assert target.read_text() == "before"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_mutated_files_load_or_give_one_clear_line(tmp_path_factory, data):
+    raw = bytearray(json.dumps({str(i): GOOD_ROW for i in range(3)}).encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, max(0, len(raw) - 2)))
+        kind = data.draw(st.sampled_from(["change", "drop", "cut", "double"]))
+        if kind == "change":
+            raw[at : at + 1] = bytes([data.draw(st.integers(0, 255))])
+        elif kind == "drop":
+            del raw[at : at + 1]
+        elif kind == "cut":
+            raw = raw[: at + 1]
+        else:
+            raw[at:at] = raw[: at + 1]
+    path = tmp_path_factory.mktemp("mutated") / "m.json"
+    path.write_bytes(raw)
+    try:
+        assert len(load(path)) >= 1
+    except InputError as error:
+        assert "\n" not in str(error)
