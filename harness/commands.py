@@ -15,7 +15,7 @@ __all__ = ["rescore", "resume", "run"]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917  (a flag is a parameter)
     model: Annotated[
         str,
         typer.Option(
@@ -34,9 +34,7 @@ def run(
     bank: Annotated[str | None, typer.Option(help="Phrase bank: name or TOML file. [default: core]")] = None,
     split: Annotated[str | None, typer.Option(help="train, validation or test. [default: test]")] = None,
     seed: Annotated[int, typer.Option(help="Of the stories, of sampling and of random models.")] = 0,
-    data: Annotated[
-        list[Path] | None, typer.Option(help="Ask the stories of a file instead; may be repeated.")
-    ] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="Ask the stories of a file instead; may be repeated.")] = None,
     prompt: Annotated[str, typer.Option(help="A prompt's name, or a TOML file.")] = "zero-shot",
     score: Annotated[
         str, typer.Option(help="choice (compare the options' log-likelihoods) or generate (read a text).")
@@ -131,7 +129,10 @@ def _show(run: Run) -> None:
     )
     console.print(f"run: {run.path}", soft_wrap=True)
     if results["errors"]:
-        console.print(f"{results['errors']} stories got no answer; ask them again with: stepgame resume {run.path}", soft_wrap=True)
+        console.print(
+            f"{results['errors']} stories got no answer; ask them again with: stepgame resume {run.path}",
+            soft_wrap=True,
+        )
 
 
 def _percent(value: float | None) -> str:

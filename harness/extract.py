@@ -53,10 +53,13 @@ _MAX_GLUE = 5
 _NOT = frozenset("not never neither nor isn't cannot".split())
 # "right" that names no side.
 _IDIOM = re.compile(
-    r"\b(?:all right|(?:is|that's|that is|you're|you are) right(?=[.,!]|$)|right (?:answer|choice|option|now|away)|"
-    r"over there|over here|so far|top of (?:each other|one another)|right(?= (?:above|below|over|under|beneath|on top)))\b"
+    r"\b(?:all right|(?:that's|that is|this is|you're|you are) right(?=[.,!]|$)|"
+    r"right (?:answer|choice|option|now|away)|over (?:there|here)|top of (?:each other|one another)|"
+    r"right(?= (?:above|below|over|under|beneath|on top)))\b"
 )
-_SAME_PLACE = re.compile(r"\b(?:in |at |on )?the (?:very |exact )?same (?:place|position|spot|location|point|cell|square)\b")
+_SAME_PLACE = re.compile(
+    r"\b(?:in |at |on )?the (?:very |exact )?same (?:place|position|spot|location|point|cell|square)\b"
+)
 _CUE = re.compile(r"\banswer\b(?:\s+is)?\s*[:=-]?\s*")
 _TOKEN = re.compile(r"[a-z']+|[.,;:!?\n]")
 
@@ -87,12 +90,10 @@ def _normalise(text: str) -> str:
 
 def _committed(text: str) -> set[Relation]:
     """Return the relations that the text names where it commits itself; more than one is no commitment."""
-    cue = None
-    for cue in _CUE.finditer(text):
-        pass
-    if cue is not None:
-        # The sentence right after the cue; the answer may also stand on the line below it.
-        rest = text[cue.end() :].lstrip()
+    cues = list(_CUE.finditer(text))
+    if cues:
+        # The sentence right after the last cue; the answer may also stand on the line below it.
+        rest = text[cues[-1].end() :].lstrip()
         first = re.split(r"\n|\.(?:\s|$)", rest, maxsplit=1)[0]
         found = set(_mentions(first))
         if found:

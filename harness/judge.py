@@ -58,9 +58,7 @@ def rejudge(line: Line, example: Example, task: Task) -> Line:
         return line
     if "raw" in line:
         return {**line, **_read(line["raw"], example, task)}
-    scores = Scores(
-        tuple(line["logprobs"]), tuple(line["option_tokens"]), line["tokens_in"], line["tokens_out"]
-    )
+    scores = Scores(tuple(line["logprobs"]), tuple(line["option_tokens"]), line["tokens_in"], line["tokens_out"])
     return {**line, **judge_choice(scores, example)}
 
 

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -115,9 +116,7 @@ def load_run(path: str | Path) -> Run:
         raise InputError(f"{path} is no run folder: it has no {MANIFEST}; expected what `stepgame run --out` writes")
     manifest = _read_json(folder / MANIFEST)
     if manifest.get("format") != FORMAT:
-        raise InputError(
-            f"{folder / MANIFEST}: format {manifest.get('format')!r}; this version reads format {FORMAT}"
-        )
+        raise InputError(f"{folder / MANIFEST}: format {manifest.get('format')!r}; this version reads format {FORMAT}")
     results = _read_json(folder / RESULTS) if (folder / RESULTS).is_file() else None
     return Run(folder, manifest, results)
 
@@ -219,7 +218,7 @@ class RunFolder:
         """Return the asking time of every line, those that were later replaced included."""
         path = self.path / SAMPLES
         with path.open("rb") as file:
-            return sum(_parse(path, line)["seconds"] for line in file if line.endswith(b"\n"))
+            return math.fsum(_parse(path, line)["seconds"] for line in file if line.endswith(b"\n"))
 
     def replace_samples(self, lines: Iterable[Line]) -> None:
         """Put other lines in the place of all samples, atomically; the folder stays locked."""

@@ -93,7 +93,7 @@ class Plan:
         }
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913  (the settings of a run, all by name)
     model: str,
     task: str | Task = "stepgame",
     *,
@@ -154,9 +154,7 @@ def evaluate(
         KeyboardInterrupt: on Ctrl-C; every answer so far is kept, and the message says how to go on.
     """
     folder = Path(out)
-    request = parse_model(
-        model, backend=backend, dtype=dtype, device=device, batch_tokens=batch_tokens, seed=seed
-    )
+    request = parse_model(model, backend=backend, dtype=dtype, device=device, batch_tokens=batch_tokens, seed=seed)
     template = load_prompt(prompt, score)
     require_verb(request, VERB[template.score])
     sampling = _sampling(template.score, max_tokens, temperature, top_p, seed)
@@ -414,9 +412,7 @@ def _has_bytes(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
-def _check_same(
-    old: Mapping[str, Any], new: Mapping[str, Any], fields: Mapping[str, str], folder: Path
-) -> None:
+def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], fields: Mapping[str, str], folder: Path) -> None:
     """Check that two manifests agree on some fields.
 
     Raises:
@@ -434,9 +430,7 @@ def _check_same(
 def _warn_of_versions(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     before, after = old.get("versions", {}), new["versions"]
     changed = [
-        f"{name} {before[name]} -> {after[name]}"
-        for name in before
-        if name in after and after[name] != before[name]
+        f"{name} {before[name]} -> {after[name]}" for name in before if name in after and after[name] != before[name]
     ]
     if changed:
         say(f"warning: versions changed since the run was started: {', '.join(changed)}")

@@ -13,13 +13,14 @@ import csv
 import fcntl
 import hashlib
 import io
+import math
 import os
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from leaderboards.schema import IDENTITY, SCHEMA, header, hops_of_header, row_of
 from stepgame.errors import InputError
@@ -102,17 +103,13 @@ class Board:
         """
         path = Path(path)
         if path.is_dir():
-            raise InputError(
-                f"{path} is a folder; a board is a CSV file, for instance {path / 'stepgame.csv'}"
-            )
+            raise InputError(f"{path} is a folder; a board is a CSV file, for instance {path / 'stepgame.csv'}")
         try:
             text = path.read_bytes().decode("utf-8")
         except FileNotFoundError:
             return cls(path)
         except UnicodeDecodeError as error:
-            raise InputError(
-                f"{path} is not UTF-8 text (byte {error.start}); expected a board's CSV"
-            ) from None
+            raise InputError(f"{path} is not UTF-8 text (byte {error.start}); expected a board's CSV") from None
         if not text:
             return cls(path)
         records = _records(path, text)
@@ -168,9 +165,7 @@ class Board:
 
     def text(self) -> str:
         """Return the file's text: old lines as they were, new ones in the board's columns."""
-        asked = {
-            k for row in self.rows for k in hops_of_header([name for name in row.cells if row.cells[name]])
-        }
+        asked = {k for row in self.rows for k in hops_of_header([name for name in row.cells if row.cells[name]])}
         names = header({*self.hops, *asked})
         widened = names != header(self.hops) or not self.head
         ending = "\r\n" if self.head.endswith("\r\n") else "\n"
@@ -245,9 +240,7 @@ def _check_row(path: Path, line: int, raw: str, names: list[str], cells: list[st
         raise InputError(f"{path}, line {line}: {len(cells)} cells; the header has {len(names)} columns")
     by_name = dict(zip(names, cells, strict=True))
     if by_name["schema"] != str(SCHEMA):
-        raise InputError(
-            f"{path}, line {line}: schema is {by_name['schema']!r}; this version writes schema {SCHEMA}"
-        )
+        raise InputError(f"{path}, line {line}: schema is {by_name['schema']!r}; this version writes schema {SCHEMA}")
     return Row(by_name, raw)
 
 
@@ -300,6 +293,22 @@ def _sha256(path: Path) -> str:
         raise InputError(f"{path} is missing; a run without its answers cannot be published") from None
 
 
+def _follows(run: Run, results: dict[str, Any]) -> bool:
+    """Say whether results are what counting the run's samples gives."""
+    counted = run.accuracy(by="k_hop")
+    by_k = {entry["k"]: entry for entry in results["by_k"]}
+    if set(counted.index) != set(by_k) or results["n"] != counted["n"].sum():
+        return False
+    exact = ("n", "correct", "errors", "unparsed")
+    close = ("accuracy", "low", "high")
+    for k, row in counted.iterrows():
+        if any(row[name] != by_k[k][name] for name in exact):
+            return False
+        if any(not math.isclose(row[name], by_k[k][name], abs_tol=1e-9) for name in close):
+            return False
+    return math.isclose(counted["accuracy"].mean(), results["mean_accuracy"], abs_tol=1e-9)
+
+
 def check_publishable(run: Run, *, allow_dirty: bool = False) -> dict[str, str]:
     """Say whether a run may stand on a board, and give its row.
 
@@ -312,21 +321,28 @@ def check_publishable(run: Run, *, allow_dirty: bool = False) -> dict[str, str]:
 
     Raises:
         InputError: with the reason, if the run is unfinished, has errors, was made by code that no commit
-            holds, or has samples other than those its results were computed from.
+            holds, or has results that do not follow from its samples.
     """
-    cells = row_of(run)
     where = shlex.quote(str(run.path))
-    if run.results["n"] != run.results["n_expected"]:
-        missing = run.results["n_expected"] - run.results["n"]
-        raise InputError(f"{run.path}: {missing} stories were not asked; run: stepgame resume {where}")
-    if run.results["errors"]:
+    results = run.results
+    if results is None:
+        raise InputError(f"{run.path}: the run is unfinished; run: stepgame resume {where}")
+    if results.get("errors"):
         raise InputError(
-            f"{run.path}: {run.results['errors']} stories ended in an error and were not answered; "
+            f"{run.path}: {results['errors']} stories ended in an error and were not answered; "
+            f"run: stepgame resume {where}"
+        )
+    cells = row_of(run)
+    if results["n"] != results.get("n_expected"):
+        raise InputError(
+            f"{run.path}: {results['n']} of {results.get('n_expected')} stories were asked; "
             f"run: stepgame resume {where}"
         )
     samples = run.path / "samples.jsonl"
-    if _sha256(samples) != run.results["samples_sha256"]:
+    if _sha256(samples) != results["samples_sha256"]:
         raise InputError(f"{samples} changed after the results were computed; run: stepgame rescore {where}")
+    if not _follows(run, results):
+        raise InputError(f"{run.path / 'results.json'} is not what its samples give; run: stepgame rescore {where}")
     if cells["dirty"] == "yes" and not allow_dirty:
         why = "had uncommitted changes" if cells["commit"] else "lay outside a git checkout"
         raise InputError(
@@ -366,9 +382,7 @@ def publish(
     for run, cells in zip(loaded, rows, strict=True):
         twin = by_identity.setdefault(Row(cells).identity, run)
         if twin is not run:
-            raise InputError(
-                f"{twin.path} and {run.path} are the same measurement ({Row(cells)}); publish one of them"
-            )
+            raise InputError(f"{twin.path} and {run.path} are the same measurement ({Row(cells)}); publish one of them")
     with _locked(Path(board)):
         book = Board.read(board)
         placed = [book.put(cells, replace=replace) for cells in rows]

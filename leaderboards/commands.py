@@ -12,14 +12,12 @@ __all__ = ["demo", "publish"]
 
 def publish(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
-    board: Annotated[
-        Path, typer.Option(help="The leaderboard's CSV; it is made if it does not exist.")
-    ] = Path("leaderboards/stepgame.csv"),
+    board: Annotated[Path, typer.Option(help="The leaderboard's CSV; it is made if it does not exist.")] = Path(
+        "leaderboards/stepgame.csv"
+    ),
     allow_dirty: Annotated[
         bool,
-        typer.Option(
-            "--allow-dirty", help="Publish runs of code that no commit holds, marked in the column 'dirty'."
-        ),
+        typer.Option("--allow-dirty", help="Publish runs of code that no commit holds, marked in the column 'dirty'."),
     ] = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Put a run in the place of its earlier row, if there is one.")

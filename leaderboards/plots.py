@@ -108,9 +108,11 @@ def _per_k(rows: Sequence[dict[str, str]]) -> str:
     return f"{low:,} stories per k" if low == high else f"{low:,} to {high:,} stories per k"
 
 
-def _title(rows: Sequence[dict[str, str]]) -> str:
+def _subtitle(rows: Sequence[dict[str, str]]) -> str:
     parts = [_said(rows[0], column) for column in _IN_TITLE if not _varies(rows, column)]
-    return ", ".join([*(part for part in parts if part), _per_k(rows), "95 % Wilson intervals"])
+    settings = ", ".join(part for part in parts if part)
+    counts = f"{_per_k(rows)}; bars are 95 % Wilson intervals"
+    return "\n".join(_wrapped(line, 80, 2) for line in (settings, counts) if line)
 
 
 def _series(label: str, row: dict[str, str]) -> _Series:
@@ -179,9 +181,7 @@ def plot_accuracy(runs: Sequence[Run], out: str | Path, *, title: str | None = N
     """
     out = Path(out)
     if out.suffix.lower() not in SUFFIXES:
-        raise InputError(
-            f"{out}: cannot draw a {out.suffix or 'file without suffix'}; expected {', '.join(SUFFIXES)}"
-        )
+        raise InputError(f"{out}: cannot draw a {out.suffix or 'file without suffix'}; expected {', '.join(SUFFIXES)}")
     if not runs:
         raise InputError("there is no run to plot; expected at least one")
     rows = [row_of(run) for run in runs]
@@ -194,17 +194,20 @@ def plot_accuracy(runs: Sequence[Run], out: str | Path, *, title: str | None = N
         figure = Figure(figsize=(9.0, max(4.6, 1.6 + 0.34 * len(series))), layout="constrained")
         axes = figure.add_subplot()
         handles = _draw(axes, series)
-        chances = sorted({float(run.results["chance"]) for run in runs})
-        handles += [
-            axes.axhline(chance, color="#777777", linestyle=(0, (1, 2)), linewidth=1.4) for chance in chances
-        ]
+        chances = sorted({float((run.results or {})["chance"]) for run in runs})
+        handles += [axes.axhline(chance, color="#777777", linestyle=(0, (1, 2)), linewidth=1.4) for chance in chances]
         _dress(axes, sorted({k for one in series for k in one.hops}))
         heading = title or f"Accuracy over the number of hops: {rows[0]['task']}"
-        figure.suptitle(_wrapped(heading, 80, 2), x=0.01, ha="left", fontsize=13, fontweight="bold")
-        axes.set_title(_wrapped(_title(rows), 90, 2), loc="left", fontsize=10, color="#444444")
-        labels = [one.label for one in series] + [f"chance ({chance:.1%})" for chance in chances]
+        below = _subtitle(rows)
+        axes.set_title(
+            _wrapped(heading, 60, 2), loc="left", fontsize=13, fontweight="bold", pad=12 + 14 * len(below.split("\n"))
+        )
+        axes.annotate(
+            below, (0, 1), xytext=(0, 8), xycoords="axes fraction", textcoords="offset points", color="#444444"
+        )
+        labels = [one.label for one in series] + [f"chance ({100 * chance:.1f} %)" for chance in chances]
         # matplotlib drops entries whose label begins with an underscore, so the texts are set afterwards.
-        legend = figure.legend(handles, ["-"] * len(handles), loc="outside right upper", frameon=False)
+        legend = axes.legend(handles, ["-"] * len(handles), loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
         for text, label in zip(legend.get_texts(), labels, strict=True):
             text.set_text(label)
         kind = out.suffix.lower().removeprefix(".")

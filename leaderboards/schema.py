@@ -2,7 +2,7 @@
 
 `COLUMNS` is the one place where the columns are described. After them come four columns for every k,
 ``n_k, acc_k, low_k, high_k`` in rising k: always for k = 1..10, and for further k as soon as one row of the
-board has asked them. Cells of a k that was not asked are empty.
+board has asked them; k is 0 for tasks that know no hops. Cells of a k that was not asked are empty.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Column(NamedTuple):
 
 COLUMNS: tuple[Column, ...] = (
     Column("model", "model as it was asked for, without backend prefix: smollm2, an id or path, oracle, ..."),
-    Column("backend", "engine that ran it: hf, vllm, openai, symbolic"),
+    Column("backend", "engine that ran it: hf, vllm, openai; a baseline's own name"),
     Column("revision", "revision of the model; empty where the model has none"),
     Column("model_hash", "content hash of the model's weights; empty where nobody can know it (an API)"),
     Column("model_args", "further settings that decide the model's answers, as JSON with sorted keys"),
@@ -84,7 +84,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("errors", "stories that infrastructure kept from being answered; 0 in every published row"),
     Column("unparsed", "answers from which no label could be read; they count as not correct"),
     Column("seconds", "wall time of the asking, loading not counted"),
-    Column("examples_per_second", "n / seconds"),
+    Column("examples_per_second", "n / seconds; empty where the asking took no measurable time"),
     Column("hardware", "machine, processor, cores, memory and GPU"),
     Column("version", "stepgame version that made the run"),
     Column("commit", "git commit of the code that made the run; empty outside a checkout"),
@@ -121,8 +121,8 @@ Two rows alike in these are the same measurement, whoever made it and on whateve
 hardware and the speed are circumstances."""
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-_FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001  # spreadsheets take the wide forms as well
-_K_COLUMN = re.compile(r"n_k([1-9]\d*)")
+_FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")  # spreadsheets take the wide forms as well
+_K_COLUMN = re.compile(r"n_k(0|[1-9]\d*)")
 
 
 def cell(value: object) -> str:
@@ -145,9 +145,7 @@ def cell(value: object) -> str:
     text = str(value)
     risky = text.lstrip(" ").startswith(_FORMULA_STARTS) and not _NUMBER.fullmatch(text)
     if not text.isprintable():
-        text = "".join(
-            char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
-        )
+        text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
     return f"'{text}" if risky else text
 
 
@@ -260,21 +258,20 @@ def row_of(run: Run) -> dict[str, str]:
 
     Returns:
         Cells by column name, ready to be written: the columns of `COLUMNS` in order, then those of the k
-        that were asked. Accuracies have four decimals, seconds one and rates two.
+        that were asked. Accuracies have four decimals, seconds three and rates two.
 
     Raises:
         InputError: if the run is unfinished, or its records lack a field the row needs.
     """
     if run.results is None:
-        raise InputError(
-            f"{run.path}: the run is unfinished; run: stepgame resume {shlex.quote(str(run.path))}"
-        )
+        raise InputError(f"{run.path}: the run is unfinished; run: stepgame resume {shlex.quote(str(run.path))}")
     manifest = _Record(str(run.path / "manifest.json"), run.manifest)
     results = _Record(str(run.path / "results.json"), run.results)
     per_k = _per_k(results)
     hops = sorted(hops_of_header(list(per_k)))
     backend = manifest.need("model.backend")
     commit = manifest.get("git.commit")
+    rate = results.get("examples_per_second")
     values: dict[str, object] = {
         "model": str(manifest.need("model.spec")).removeprefix(f"{backend}:"),
         "backend": backend,
@@ -303,8 +300,8 @@ def row_of(run: Run) -> dict[str, str]:
         "chance_centred": results.number("chance_centred", 4),
         "errors": results.count("errors"),
         "unparsed": results.count("unparsed"),
-        "seconds": results.number("seconds", 1),
-        "examples_per_second": results.number("examples_per_second", 2),
+        "seconds": results.number("seconds", 3),
+        "examples_per_second": None if rate is None else results.number("examples_per_second", 2),
         "hardware": _hardware(manifest),
         "version": manifest.need("stepgame_version"),
         "commit": commit,

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stepgame.audit import AuditReport, audit
     from stepgame.formats import load
     from stepgame.generate import generate
     from stepgame.read import read_question, read_sentence
@@ -22,9 +23,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Answer",
+    "AuditReport",
     "Relation",
     "Stories",
     "__version__",
+    "audit",
     "generate",
     "load",
     "read_question",
@@ -34,6 +37,8 @@ __all__ = [
 
 _HOMES = {
     "Answer": "stepgame.solve",
+    "AuditReport": "stepgame.audit",
+    "audit": "stepgame.audit",
     "Relation": "stepgame.relations",
     "Stories": "stepgame.stories",
     "generate": "stepgame.generate",

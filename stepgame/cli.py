@@ -34,6 +34,8 @@ class Verb(NamedTuple):
 VERBS: dict[str, Verb] = {
     "generate": Verb("stepgame.commands", "generate", "Make stories with true labels, for any number of hops."),
     "solve": Verb("stepgame.commands", "solve", "Answer stories with the symbolic reader and solver."),
+    "audit": Verb("stepgame.audit_commands", "audit", "Find what is wrong with a data set, by kind and by hops."),
+    "fix": Verb("stepgame.audit_commands", "fix", "Keep the rows of a data set that pass, or relabel them."),
     "run": Verb("harness.commands", "run", "Ask a model, record every answer, judge it."),
     "resume": Verb("harness.commands", "resume", "Go on with a run that was cut off."),
     "rescore": Verb("harness.commands", "rescore", "Judge a run's recorded answers again, without the model."),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,12 +16,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from stepgame.bulk import STATUSES, judge_all
 from stepgame.errors import InputError
 from stepgame.files import write_text
 from stepgame.formats import FORMATS, load, suffix_of, write_stream
-from stepgame.generate import Recipe, stream
+from stepgame.generate import Recipe, repeats, stream
 from stepgame.hops import parse_hops
-from stepgame.solve import judge
+from stepgame.maps import draw_map
+from stepgame.read import UnreadableError
+from stepgame.relations import NAMES
+from stepgame.solve import SolveError
+from stepgame.solve import solve as answer_of
 from stepgame.stories import Stories
 
 __all__ = ["generate", "solve"]
@@ -74,6 +80,14 @@ def generate(
     bank: Annotated[str, typer.Option(help="Phrase bank: a name or a TOML file.")] = "core",
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     seed: Annotated[int, typer.Option(help="Any whole number.")] = 0,
+    noise_counts: Annotated[
+        str, typer.Option(help="Agents of each kind of noise: disconnected=2,irrelevant=0-3,supporting=1.")
+    ] = "",
+    balance: Annotated[bool, typer.Option("--balance", help="The same share for every label (exact).")] = False,
+    names: Annotated[str, typer.Option(help="letters, words, or a file with one name a line.")] = "letters",
+    phrases: Annotated[str, typer.Option(help="train, heldout or all of the bank's phrases.")] = "all",
+    unique: Annotated[bool, typer.Option("--unique", help="Leave out rows alike, also to other splits.")] = False,
+    workers: Annotated[int, typer.Option(help="Threads; the bytes are the same for any number.")] = 1,
     format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "parquet",
     out: Annotated[Path, typer.Option(help="Folder for one file a hop: qa1_test.parquet, ...")] = Path("data"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
@@ -81,7 +95,20 @@ def generate(
 ) -> None:
     """Make stories with true labels, for any number of hops."""
     suffix = suffix_of(format)
-    recipe = Recipe(parse_hops(hops), per_hop, noise, protocol, bank, split, seed)
+    recipe = Recipe(
+        parse_hops(hops),
+        per_hop,
+        noise,
+        protocol,
+        bank,
+        split,
+        seed,
+        names=names,
+        noise_counts=noise_counts,
+        balance=balance,
+        phrases=phrases,
+        unique=unique,
+    )
     _prepare_folder(out, {**recipe.describe(), "format": format}, overwrite, resume)
     started, made, kept = time.perf_counter(), 0, 0
     with _progress() as progress:
@@ -92,51 +119,71 @@ def generate(
                 kept += 1
                 progress.advance(task, per_hop)
                 continue
-            one = Recipe((k,), per_hop, noise, protocol, bank, split, seed)
-            write_stream(_counted(stream(one), progress, task), target, format)
+            parts = stream(replace(recipe, hops=(k,)), workers)
+            write_stream(_counted(parts, progress, task), target, format)
             made += per_hop
     seconds = time.perf_counter() - started
     kept_note = f", {kept} finished files kept" if kept else ""
     rate = f"{made / seconds:,.0f} a second" if made else "nothing to do"
     typer.echo(f"{made:,} stories in {seconds:.1f} s ({rate}{kept_note}): {out}")
+    for k, alike in repeats(recipe).items():
+        if any(alike):
+            typer.echo(
+                f"k = {k}: {alike.within:,} rows repeat an earlier one, {alike.shared:,} stand in another split of "
+                "this seed and size too; --unique leaves them out"
+            )
 
 
-class _Outcome(StrEnum):
-    """What can become of a story."""
-
-    RIGHT = "right"
-    WRONG = "wrong"
-    UNREADABLE = "unreadable"
-    CONTRADICTORY = "contradictory"
-    UNCONNECTED = "unconnected"
+_OUTCOMES = ("right", "wrong", *STATUSES[1:])
 
 
-def _solve_counts(stories: Stories) -> dict[int, dict[str, int]]:
-    counts: dict[int, dict[str, int]] = {}
-    columns = (stories.column(name) for name in ("story", "question", "label", "k_hop"))
-    for story, question, label, k in zip(*columns, strict=True):
-        status, answer = judge(story, question)
-        outcome = status if status != "answered" else "right" if answer == label else "wrong"
-        tally = counts.setdefault(k, dict.fromkeys(_Outcome, 0))
-        tally[outcome] += 1
+def _solve_counts(stories: Stories) -> dict[int, Counter[str]]:
+    """Count the outcomes of the stories of each k."""
+    verdicts = judge_all(stories.table)
+    counts: dict[int, Counter[str]] = {}
+    labels, ks = stories.column("label"), stories.column("k_hop")
+    for status, answer, label, k in zip(verdicts.status.tolist(), verdicts.label.tolist(), labels, ks, strict=True):
+        outcome = STATUSES[status] if status else "right" if NAMES[answer] == label else "wrong"
+        counts.setdefault(k, Counter())[outcome] += 1
     return counts
+
+
+def _show(stories: Stories, number: int) -> None:
+    """Print one story with its map."""
+    if not 0 <= number < len(stories):
+        raise InputError(f"--show {number}: there are {len(stories)} stories; expected 0 to {len(stories) - 1}")
+    row = stories[number]
+    lines = [f"{row['id']}  (k = {row['k_hop']})", *row["story"], row["question"], f"label: {row['label']}"]
+    try:
+        answer = answer_of(row["story"], row["question"])
+    except SolveError as error:
+        lines.append(f"no answer: {error}")
+    except UnreadableError as error:
+        lines.append(f"unreadable: {error}")
+    else:
+        chain = "; ".join(f"{fact.head} {fact.relation.label} {fact.tail}" for fact in answer.path)
+        lines += [f"answer: {answer.label}, by {chain}", "", draw_map(answer.positions)]
+    typer.echo("\n".join(lines))
 
 
 def solve(
     files: Annotated[list[Path], typer.Argument(help="Files of stories in any known format.")],
+    show: Annotated[int | None, typer.Option(help="Print this story (from 0) with its map, and nothing else.")] = None,
 ) -> None:
     """Answer stories with the symbolic reader and solver; prints its accuracy and speed."""
-    sets = [load(file) for file in files]
-    stories = Stories.concat(sets)
+    stories = load(files)
+    if show is not None:
+        _show(stories, show)
+        return
     started = time.perf_counter()
     counts = _solve_counts(stories)
     seconds = time.perf_counter() - started
     table = Table(title=f"symbolic solver, {len(files)} file(s)")
-    for heading in ("k", "stories", "accuracy", *_Outcome):
+    for heading in ("k", "stories", "accuracy", *_OUTCOMES):
         table.add_column(heading, justify="right")
     for k, tally in sorted(counts.items()):
-        total = sum(tally.values())
-        shown = (f"{tally[outcome]:,}" for outcome in _Outcome)
+        total = tally.total()
+        shown = (f"{tally[outcome]:,}" for outcome in _OUTCOMES)
         table.add_row(str(k), f"{total:,}", f"{100 * tally['right'] / total:.2f} %", *shown)
     Console(file=sys.stdout).print(table)
     right = sum(tally["right"] for tally in counts.values())

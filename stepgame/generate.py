@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +17,27 @@ import pyarrow.compute as pc
 from stepgame.bank import Bank, load_bank
 from stepgame.errors import InputError
 from stepgame.hops import format_hops, parse_hops
-from stepgame.layout import GENERATOR_VERSION, ROLES, Layout, Sampler, sample
+from stepgame.layout import (
+    GENERATOR_VERSION,
+    I64,
+    NO_NOISE,
+    ROLES,
+    Layout,
+    NoiseCounts,
+    Sampler,
+    official_noise,
+    sample,
+)
+from stepgame.names import agent_names
+from stepgame.noise import parse_noise_counts
 from stepgame.relations import NAMES
-from stepgame.render import Renderer, letter_names
+from stepgame.render import Renderer
 from stepgame.stories import FACT, SCHEMA, Stories
+from stepgame.unique import Repeats, count_repeats, fresh_rows
 
-__all__ = ["BLOCK", "Recipe", "generate", "stream"]
+__all__ = ["BLOCK", "Recipe", "generate", "repeats", "stream"]
+
+T = TypeVar("T")
 
 BLOCK = 16384
 """Rows sampled and written at a time; it bounds memory and has no influence on the rows."""
@@ -40,6 +58,12 @@ class Recipe:
         split: ``"train"``, ``"validation"`` or ``"test"``; separate key spaces.
         seed: any whole number of 64 bits.
         first: number of the first row of each length.
+        names: ``"letters"``, ``"words"`` or a file; see `stepgame.names`.
+        noise_counts: text such as ``"disconnected=2,irrelevant=0-3,supporting=1"`` instead of the published
+            counts; implies noise. A kind that is not named gets none.
+        balance: give every label the same share (protocol ``"exact"``).
+        phrases: ``"train"``, ``"heldout"`` or ``"all"``: which of the bank's phrases are used.
+        unique: leave out rows alike to earlier ones or to another split's; their numbers are skipped.
     """
 
     hops: tuple[int, ...]
@@ -50,6 +74,11 @@ class Recipe:
     split: str = "test"
     seed: int = 0
     first: int = 0
+    names: str = "letters"
+    noise_counts: str = ""
+    balance: bool = False
+    phrases: str = "all"
+    unique: bool = False
 
     def __post_init__(self) -> None:
         if self.per_hop < 1:
@@ -58,12 +87,25 @@ class Recipe:
             raise InputError(f"first row {self.first} is out of range; expected 0 to {_INT64 - 1 - self.per_hop}")
         if not -_INT64 <= self.seed < _INT64:
             raise InputError(f"seed {self.seed} does not fit 64 bits")
-        self.sampler(self.hops[0], load_bank(self.bank))
+        if self.noise_counts:
+            object.__setattr__(self, "noise", True)
+        for hops in self.hops:
+            self.sampler(hops, load_bank(self.bank).select(self.phrases))
+
+    def counts(self, hops: int) -> NoiseCounts:
+        """Return how much noise stories of this length get."""
+        if self.noise_counts:
+            return parse_noise_counts(self.noise_counts)
+        return official_noise(hops) if self.noise else NO_NOISE
 
     def sampler(self, hops: int, bank: Bank) -> Sampler:
         """Return what the rows of one length depend on."""
-        counts = np.array([len(group) for group in bank.phrases], np.int64)
-        return Sampler(hops, self.protocol, self.split, self.seed, self.noise, bank.name, counts)
+        phrases = np.array([len(group) for group in bank.phrases], np.int64)
+        counts = self.counts(hops)
+        # The clean story has the names of the noisy one, so the pool is as large in both.
+        most = max(counts.agents, official_noise(hops).agents)
+        pool = len(agent_names(self.names, hops + 1 + most))
+        return Sampler(hops, self.protocol, self.split, self.seed, counts, bank.name, phrases, pool, self.balance)
 
     def describe(self) -> dict[str, Any]:
         """Return the recipe as plain data, with the versions that the rows also depend on."""
@@ -83,7 +125,7 @@ class _Tabulator:
     def __init__(self, recipe: Recipe, hops: int, bank: Bank) -> None:
         self.recipe, self.hops, self.bank = recipe, hops, bank
         self.sampler = recipe.sampler(hops, bank)
-        names = letter_names(self.sampler.pool)
+        names = agent_names(recipe.names, self.sampler.pool)
         self.renderer = Renderer(bank, names)
         self.names = pa.array(names)
         self.relations = pa.array(NAMES)
@@ -101,11 +143,11 @@ class _Tabulator:
         ]
         return pa.ListArray.from_arrays(layout.offsets, pa.StructArray.from_arrays(fields, fields=list(FACT)))
 
-    def table(self, first: int, count: int) -> pa.Table:
-        layout = sample(self.sampler, first, count)
+    def table(self, rows: I64) -> pa.Table:
+        layout, count = sample(self.sampler, rows), len(rows)
         codes = self.renderer.codes(layout.relation, layout.phrase)
         sentences = self.renderer.sentences(codes, layout.head, layout.tail)
-        index = pa.array(np.arange(first, first + count, dtype=np.int64))
+        index = pa.array(rows)
         columns = [
             pc.binary_join_element_wise(self.prefix, index.cast(pa.string()), ""),
             pa.ListArray.from_arrays(layout.offsets, sentences),
@@ -121,15 +163,52 @@ class _Tabulator:
         return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def stream(recipe: Recipe) -> Iterator[Stories]:
-    """Yield the recipe's stories in order, at most `BLOCK` rows of one length at a time."""
-    bank = load_bank(recipe.bank)
-    metadata = recipe.describe()
+def _row_numbers(recipe: Recipe, sampler: Sampler, bank: Bank) -> Iterator[I64]:
+    if recipe.unique:
+        yield from fresh_rows(sampler, bank, recipe.first, recipe.per_hop)
+        return
     last = recipe.first + recipe.per_hop
-    for hops in recipe.hops:
-        tabulator = _Tabulator(recipe, hops, bank)
-        for first in range(recipe.first, last, BLOCK):
-            yield Stories(tabulator.table(first, min(BLOCK, last - first)), metadata)
+    for first in range(recipe.first, last, BLOCK):
+        yield np.arange(first, min(first + BLOCK, last))
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[I64], T], blocks: Iterator[I64], ahead: int) -> Iterator[T]:
+    """Work on blocks at once, a bounded number ahead, and yield the results in the blocks' order."""
+    waiting = deque(pool.submit(work, block) for block in islice(blocks, ahead))
+    while waiting:
+        done = waiting.popleft().result()
+        waiting.extend(pool.submit(work, block) for block in islice(blocks, 1))
+        yield done
+
+
+def stream(recipe: Recipe, workers: int = 1) -> Iterator[Stories]:
+    """Yield the recipe's stories in order, at most `BLOCK` rows of one length at a time.
+
+    Args:
+        recipe: what to generate.
+        workers: blocks made at once; the rows and their order are the same for any number.
+
+    Raises:
+        InputError: if ``workers`` is below 1, or the recipe asks for more unique rows than there are.
+    """
+    if workers < 1:
+        raise InputError(f"{workers} workers; expected at least 1")
+    bank = load_bank(recipe.bank).select(recipe.phrases)
+    metadata = recipe.describe()
+    with ThreadPoolExecutor(workers) as pool:
+        for hops in recipe.hops:
+            tabulator = _Tabulator(recipe, hops, bank)
+            blocks = _row_numbers(recipe, tabulator.sampler, bank)
+            for table in _in_order(pool, tabulator.table, blocks, workers + 1):
+                yield Stories(table, metadata)
+
+
+def repeats(recipe: Recipe) -> dict[int, Repeats]:
+    """Count, for each length, the recipe's rows that are alike to others; see `stepgame.unique`."""
+    if recipe.unique:
+        return dict.fromkeys(recipe.hops, Repeats(0, 0))
+    bank = load_bank(recipe.bank).select(recipe.phrases)
+    return {k: count_repeats(recipe.sampler(k, bank), bank, recipe.first, recipe.per_hop) for k in recipe.hops}
 
 
 def generate(
@@ -142,6 +221,12 @@ def generate(
     split: str = "test",
     seed: int = 0,
     first: int = 0,
+    names: str | Path = "letters",
+    noise_counts: str = "",
+    balance: bool = False,
+    phrases: str = "all",
+    unique: bool = False,
+    workers: int = 1,
 ) -> Stories:
     """Generate stories in memory.
 
@@ -157,6 +242,12 @@ def generate(
         split: ``"train"``, ``"validation"`` or ``"test"``.
         seed: any whole number of 64 bits.
         first: number of the first row.
+        names: ``"letters"``, ``"words"`` or a file with one agent name a line.
+        noise_counts: for instance ``"disconnected=2,irrelevant=0-3,supporting=1"``, instead of the published counts.
+        balance: give every label the same share; needs the protocol ``"exact"``.
+        phrases: ``"train"``, ``"heldout"`` or ``"all"`` of the bank's phrases.
+        unique: leave out rows alike to earlier ones or to another split's, drawing on.
+        workers: threads; they change the speed only.
 
     Returns:
         n stories for each length, lengths ascending.
@@ -164,5 +255,19 @@ def generate(
     Raises:
         InputError: on an argument out of range or an unknown name.
     """
-    recipe = Recipe(parse_hops(hops), n, noise, protocol, str(bank), split, seed, first)
-    return Stories.concat(stream(recipe))
+    recipe = Recipe(
+        parse_hops(hops),
+        n,
+        noise,
+        protocol,
+        str(bank),
+        split,
+        seed,
+        first,
+        names=str(names),
+        noise_counts=noise_counts,
+        balance=balance,
+        phrases=phrases,
+        unique=unique,
+    )
+    return Stories.concat(stream(recipe, workers))

@@ -18,19 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepgame.compiled import compiled
-from stepgame.errors import unknown_name
+from stepgame.errors import InputError, unknown_name
 from stepgame.philox import STATE, U64, below, derive_key, seek, word
 from stepgame.relations import VECTORS, Relation
 
 __all__ = [
     "GENERATOR_VERSION",
+    "NO_NOISE",
     "PROTOCOLS",
     "ROLES",
     "SPLITS",
     "Layout",
+    "NoiseCounts",
     "Sampler",
-    "max_agents",
-    "max_sentences",
+    "official_noise",
     "sample",
 ]
 
@@ -45,7 +46,7 @@ ROLES = ("chain", "supporting", "irrelevant", "disconnected")
 CHAIN, SUPPORTING, IRRELEVANT, DISCONNECTED = range(4)
 
 # Purposes of a row's streams.
-_CHAIN_DRAWS, _NOISE_DRAWS, _CHAIN_WORDING, _NOISE_WORDING = range(4)
+_CHAIN_DRAWS, _NOISE_DRAWS, _CHAIN_WORDING, _NOISE_WORDING, _BALANCE = range(5)
 
 # The supporting path replaces a straight walk of this many unit steps.
 _MIN_DETOUR, _MAX_DETOUR = 2, 7
@@ -64,20 +65,46 @@ I16 = NDArray[np.int16]
 I8 = NDArray[np.int8]
 
 
-def _most_extra(hops: int) -> int:
-    return (hops + 1) // 3 + 1
+class NoiseCounts(NamedTuple):
+    """How many agents each kind of noise brings to a story: inclusive ranges, drawn from uniformly.
+
+    Attributes:
+        disconnected: agents of the chain of strangers; a chain has none or at least two.
+        irrelevant: strangers hung on known agents, one by one.
+        supporting: agents on the second path between two unasked agents of the chain, which is one step longer. Where
+            no two agents are that far apart the story has no such path.
+        anywhere: take the path's ends from all pairs whose path has a size in the range, instead of
+            drawing the size first.
+    """
+
+    disconnected: tuple[int, int]
+    irrelevant: tuple[int, int]
+    supporting: tuple[int, int]
+    anywhere: bool = False
+
+    @property
+    def agents(self) -> int:
+        """The most agents that noise can add."""
+        return self.disconnected[1] + self.irrelevant[1] + self.supporting[1]
+
+    @property
+    def sentences(self) -> int:
+        """The most sentences that noise can add."""
+        return self.agents + 1
 
 
-def max_agents(hops: int) -> int:
-    """Return the most agents a noisy story of this length can have."""
-    supporting = _MAX_DETOUR - 1 if hops > _NO_SUPPORT_UP_TO else 0
-    return hops + 1 + supporting + _most_extra(hops) + max(2, _most_extra(hops))
+NO_NOISE = NoiseCounts((0, 0), (0, 0), (0, 0))
 
 
-def max_sentences(hops: int) -> int:
-    """Return the most sentences a noisy story of this length can have."""
-    supporting = _MAX_DETOUR if hops > _NO_SUPPORT_UP_TO else 0
-    return hops + supporting + _most_extra(hops) + max(2, _most_extra(hops)) - 1
+def official_noise(hops: int) -> NoiseCounts:
+    """Return the published generator's counts for a chain of k links.
+
+    With m = floor((k + 1) / 3) + 1: disconnected agents uniform on 2..max(2, m), irrelevant ones on 1..m; for
+    k > 3 a supporting path over 1 to 6 agents between any two unasked agents 2 to 7 steps apart.
+    """
+    most = (hops + 1) // 3 + 1
+    supporting = (_MIN_DETOUR - 1, _MAX_DETOUR - 1) if hops > _NO_SUPPORT_UP_TO else (0, 0)
+    return NoiseCounts((2, max(2, most)), (1, most), supporting, anywhere=True)
 
 
 class Layout(NamedTuple):
@@ -153,22 +180,23 @@ def _wander(state: U64, x: I64, y: I64, links: I64, count: int, at: int, base: i
 
 
 @compiled
-def _detour_ends(state: U64, x: I64, y: I64, nodes: int, asked: I64, ends: I64) -> int:
+def _detour_ends(state: U64, desk: _Desk, nodes: int, shortest: int, longest: int) -> int:
     """Choose two unasked chain agents that a supporting path may join; return their distance, 0 if none."""
+    x, y, asked = desk.x, desk.y, desk.asked
     found = 0
-    for wanted in (False, True):
+    for choosing in (False, True):
         # First pass: count the pairs. Second pass: take the chosen one.
-        chosen = below(state, found) if wanted and found else -1
+        chosen = below(state, found) if choosing and found else -1
         seen = 0
         for a in range(nodes):
             if a in (asked[0], asked[1]):
                 continue
             for b in range(a + 1, nodes):
                 distance = abs(x[a] - x[b]) + abs(y[a] - y[b])
-                if b in (asked[0], asked[1]) or distance < _MIN_DETOUR or distance > _MAX_DETOUR:
+                if b in (asked[0], asked[1]) or distance < shortest or distance > longest:
                     continue
                 if seen == chosen:
-                    ends[0], ends[1] = a, b
+                    desk.ends[0], desk.ends[1] = a, b
                     return int(distance)
                 seen += 1
         found = seen
@@ -191,30 +219,33 @@ def _support(state: U64, x: I64, y: I64, links: I64, ends: I64, distance: int, a
 
 
 @compiled
-def _add_noise(state: U64, desk: _Desk, hops: int) -> None:
-    """Append the three kinds of noise to the story on the desk.
+def _within(state: U64, bounds: tuple[int, int]) -> int:
+    """Draw a whole number from an inclusive range."""
+    return bounds[0] + below(state, bounds[1] - bounds[0] + 1)
 
-    Counts are those of the published generator: disconnected agents uniform on 2..max(2, m) and irrelevant
-    ones on 1..m with m = floor((k + 1) / 3) + 1; one supporting path for k > 3 where two agents allow it.
-    """
-    x, y, links = desk.x, desk.y, desk.links
+
+@compiled
+def _add_noise(state: U64, desk: _Desk, hops: int, counts: NoiseCounts) -> None:
+    """Append the three kinds of noise to the story on the desk."""
     nodes, sentences = desk.made[0], desk.made[1]
-    most = (hops + 1) // 3 + 1
-    strangers = 2 + below(state, max(2, most) - 1)
-    irrelevant = 1 + below(state, most)
-    if hops > _NO_SUPPORT_UP_TO:
-        distance = _detour_ends(state, x, y, hops + 1, desk.asked, desk.ends)
+    strangers = _within(state, counts.disconnected)
+    irrelevant = _within(state, counts.irrelevant)
+    shortest, longest = counts.supporting[0] + 1, counts.supporting[1] + 1
+    if not counts.anywhere:
+        shortest = longest = _within(state, counts.supporting) + 1
+    if longest > 1:
+        distance = _detour_ends(state, desk, hops + 1, shortest, longest)
         if distance:
-            _support(state, x, y, links[sentences:], desk.ends, distance, nodes)
+            _support(state, desk.x, desk.y, desk.links[sentences:], desk.ends, distance, nodes)
             nodes += distance - 1
             sentences += distance
     first = nodes
     for _ in range(irrelevant):
         anchor = below(state, hops + 1 + nodes - first)
         anchor = anchor if anchor <= hops else first + anchor - hops - 1
-        sentences += _wander(state, x, y, links[sentences:], 1, nodes, anchor, IRRELEVANT)
+        sentences += _wander(state, desk.x, desk.y, desk.links[sentences:], 1, nodes, anchor, IRRELEVANT)
         nodes += 1
-    sentences += _wander(state, x, y, links[sentences:], strangers, nodes, -1, DISCONNECTED)
+    sentences += _wander(state, desk.x, desk.y, desk.links[sentences:], strangers, nodes, -1, DISCONNECTED)
     desk.made[0], desk.made[1] = nodes + strangers, sentences
 
 
@@ -230,19 +261,49 @@ def _order(keys: U64, order: I64, count: int) -> None:
 
 
 @compiled
-def _draw_structure(chain: U64, extra: U64, desk: _Desk, hops: int, exact: bool, noise: bool) -> None:
-    """Lay out one story: who stands where, what is asked, which links are told, under which names."""
+def _label(desk: _Desk) -> int:
+    """Return the code of the answer to the question on the desk."""
+    dx = desk.x[desk.asked[0]] - desk.x[desk.asked[1]]
+    dy = desk.y[desk.asked[0]] - desk.y[desk.asked[1]]
+    code: int = _OF[np.sign(dx) + 1, np.sign(dy) + 1]
+    return code
+
+
+@compiled
+def _wanted_label(state: U64, key: np.uint64, row: int, hops: int) -> int:
+    """Return the label a balanced row shall have: every run of nine rows (eight at one hop) has each once."""
+    kinds = 8 if hops == 1 else 9
+    seek(state, key, row // kinds, _BALANCE)
+    order = np.arange(kinds)
+    for place in range(row % kinds + 1):
+        _take_name(state, order, place)
+    code: int = order[row % kinds]
+    return code
+
+
+@compiled
+def _draw_question(state: U64, desk: _Desk, hops: int, exact: bool) -> None:
+    """Lay out a chain and choose what is asked of it."""
     desk.x[0] = desk.y[0] = 0
-    _wander(chain, desk.x, desk.y, desk.links, hops, 1, 0, CHAIN)
+    _wander(state, desk.x, desk.y, desk.links, hops, 1, 0, CHAIN)
     if exact:
-        desk.asked[0] = hops * below(chain, 2)
+        desk.asked[0] = hops * below(state, 2)
         desk.asked[1] = hops - desk.asked[0]
     else:
-        desk.asked[0] = below(chain, hops + 1)
-        desk.asked[1] = (desk.asked[0] + 1 + below(chain, hops)) % (hops + 1)
+        desk.asked[0] = below(state, hops + 1)
+        desk.asked[1] = (desk.asked[0] + 1 + below(state, hops)) % (hops + 1)
+
+
+@compiled
+def _draw_structure(
+    chain: U64, extra: U64, desk: _Desk, hops: int, exact: bool, wanted: int, counts: NoiseCounts
+) -> None:
+    """Lay out one story: who stands where, what is asked, which links are told, under which names."""
+    _draw_question(chain, desk, hops, exact)
+    while wanted >= 0 and _label(desk) != wanted:
+        _draw_question(chain, desk, hops, exact)
     desk.made[0], desk.made[1] = hops + 1, hops
-    if noise:
-        _add_noise(extra, desk, hops)
+    _add_noise(extra, desk, hops, counts)
     for name in range(len(desk.names)):
         desk.names[name] = name
     for node in range(desk.made[0]):
@@ -265,31 +326,42 @@ def _draw_wording(chain: U64, extra: U64, desk: _Desk, hops: int, phrases: I64) 
         desk.codes[sentence, 0], desk.codes[sentence, 1] = relation, below(state, phrases[relation])
 
 
+class _Rules(NamedTuple):
+    """What the kernel needs of a `Sampler`: keys of layout and wording, and the choices."""
+
+    layout: np.uint64
+    wording: np.uint64
+    hops: int
+    exact: bool
+    balance: bool
+    counts: NoiseCounts
+
+
 @compiled
-def _fill(keys: U64, first: int, hops: int, exact: bool, noise: bool, phrases: I64, desk: _Desk, out: Layout) -> None:
-    """Sample the rows from ``first`` on until ``out`` is full; ``keys`` are those of layout and wording."""
+def _fill(rules: _Rules, rows: I64, phrases: I64, desk: _Desk, out: Layout) -> None:
+    """Sample the given rows."""
     chain, extra = np.zeros(STATE, np.uint64), np.zeros(STATE, np.uint64)
-    at = 0
+    at, wanted = 0, -1
     out.offsets[0] = 0
-    for row in range(len(out.label)):
-        seek(chain, keys[0], first + row, _CHAIN_DRAWS)
-        seek(extra, keys[0], first + row, _NOISE_DRAWS)
-        _draw_structure(chain, extra, desk, hops, exact, noise)
-        seek(chain, keys[1], first + row, _CHAIN_WORDING)
-        seek(extra, keys[1], first + row, _NOISE_WORDING)
-        _draw_wording(chain, extra, desk, hops, phrases)
+    for place, row in enumerate(rows):
+        if rules.balance:
+            wanted = _wanted_label(chain, rules.layout, row, rules.hops)
+        seek(chain, rules.layout, row, _CHAIN_DRAWS)
+        seek(extra, rules.layout, row, _NOISE_DRAWS)
+        _draw_structure(chain, extra, desk, rules.hops, rules.exact, wanted, rules.counts)
+        seek(chain, rules.wording, row, _CHAIN_WORDING)
+        seek(extra, rules.wording, row, _NOISE_WORDING)
+        _draw_wording(chain, extra, desk, rules.hops, phrases)
         for sentence in desk.order[: desk.made[1]]:
             out.head[at] = desk.names[desk.links[sentence, 0]]
             out.tail[at] = desk.names[desk.links[sentence, 1]]
             out.role[at] = desk.links[sentence, 2]
             out.relation[at], out.phrase[at] = desk.codes[sentence, 0], desk.codes[sentence, 1]
             at += 1
-        out.offsets[row + 1] = at
-        head, tail = desk.asked[0], desk.asked[1]
-        out.query[row, 0], out.query[row, 1] = desk.names[head], desk.names[tail]
-        dx, dy = desk.x[head] - desk.x[tail], desk.y[head] - desk.y[tail]
-        out.label[row] = _OF[np.sign(dx) + 1, np.sign(dy) + 1]
-        out.hops[row] = abs(head - tail)
+        out.offsets[place + 1] = at
+        out.query[place, 0], out.query[place, 1] = desk.names[desk.asked[0]], desk.names[desk.asked[1]]
+        out.label[place] = _label(desk)
+        out.hops[place] = abs(desk.asked[0] - desk.asked[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,45 +373,61 @@ class Sampler:
         protocol: one of `PROTOCOLS`.
         split: one of `SPLITS`; splits are separate key spaces.
         seed: any whole number.
-        noise: whether distractors are added.
+        noise: how many distractors are added.
         bank: name of the phrase bank, which the wording is keyed by; the structure is the same for all banks.
         phrases: [9] int64, phrases the bank has for each relation.
+        pool: how many names there are.
+        balance: give every label the same share (`exact` only).
     """
 
     hops: int
     protocol: str
     split: str
     seed: int
-    noise: bool
+    noise: NoiseCounts
     bank: str
     phrases: I64
+    pool: int
+    balance: bool = False
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise unknown_name("protocol", self.protocol, PROTOCOLS)
         if self.split not in SPLITS:
             raise unknown_name("split", self.split, SPLITS)
+        if self.balance and self.protocol != "exact":
+            raise InputError(
+                "labels are balanced at an exact number of hops only; use the protocol 'exact' with balance"
+            )
+        if self.agents > self.pool:
+            raise InputError(f"{self.hops} hops can need {self.agents} agents, and there are {self.pool} names")
 
     @property
-    def pool(self) -> int:
-        """How many names the stories draw from: the alphabet, or as many as the largest story needs."""
-        return max(26, max_agents(self.hops))
+    def agents(self) -> int:
+        """The most agents a story can have."""
+        return self.hops + 1 + self.noise.agents
 
 
-def sample(sampler: Sampler, first: int, count: int) -> Layout:
-    """Sample the rows first..first+count-1.
+def sample(sampler: Sampler, rows: I64) -> Layout:
+    """Sample rows by their numbers.
 
     Args:
         sampler: what they depend on.
-        first: number of the first row, from 0.
-        count: how many rows.
+        rows: [n] int64, from 0; a number always gives the same row, whatever stands beside it.
 
     Returns:
-        The block; the same row numbers always give the same rows, however they are cut into blocks.
+        The block.
     """
     structure = (GENERATOR_VERSION, sampler.protocol, sampler.split, sampler.hops, sampler.seed)
-    keys = np.array([derive_key("layout", *structure), derive_key("wording", sampler.bank, *structure)])
-    agents, sentences = max_agents(sampler.hops), max_sentences(sampler.hops)
+    rules = _Rules(
+        derive_key("layout", *structure),
+        derive_key("wording", sampler.bank, *structure),
+        sampler.hops,
+        sampler.protocol == "exact",
+        sampler.balance,
+        sampler.noise,
+    )
+    agents, sentences, count = sampler.agents, sampler.hops + sampler.noise.sentences, len(rows)
     desk = _Desk(
         x=np.zeros(agents, np.int64),
         y=np.zeros(agents, np.int64),
@@ -352,7 +440,7 @@ def sample(sampler: Sampler, first: int, count: int) -> Layout:
         ends=np.zeros(2, np.int64),
         made=np.zeros(2, np.int64),
     )
-    room = count * (sentences if sampler.noise else sampler.hops)
+    room = count * sentences
     layout = Layout(
         offsets=np.empty(count + 1, np.int32),
         head=np.empty(room, np.int16),
@@ -364,8 +452,7 @@ def sample(sampler: Sampler, first: int, count: int) -> Layout:
         label=np.empty(count, np.int8),
         hops=np.empty(count, np.int16),
     )
-    exact = sampler.protocol == "exact"
-    _fill(keys, first, sampler.hops, exact, sampler.noise, sampler.phrases, desk, layout)
+    _fill(rules, rows, sampler.phrases, desk, layout)
     used = int(layout.offsets[-1])
     told = {name: getattr(layout, name)[:used] for name in ("head", "relation", "tail", "role", "phrase")}
     return layout._replace(**told)

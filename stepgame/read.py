@@ -83,7 +83,8 @@ class UnreadableError(InputError):
         shown = sentence if len(sentence) <= _SHOWN else f"{sentence[:_SHOWN]}..."
         super().__init__(
             f"cannot read sentence{where} {shown!r}: {reason}; "
-            "expected one statement or question about two agents, such as 'A is left of B.' or 'Where is A relative to B?'"
+            "expected one statement or question about two agents, "
+            "such as 'A is left of B.' or 'Where is A relative to B?'"
         )
         self.sentence = sentence
         self.reason = reason

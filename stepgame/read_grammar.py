@@ -9,6 +9,7 @@ cue of a sentence must tell the same story, or the sentence is not read.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from stepgame.read_lexicon import Kind, Token, lex, words_of
@@ -20,8 +21,11 @@ Vector = tuple[int, int]
 
 _ENDS = frozenset({Kind.BREAK, Kind.STOP, Kind.AND, Kind.WITH})
 _JOINTS = frozenset({Kind.AND, Kind.PLACE, Kind.PREPOSITION, Kind.BREAK})
-_VERBS = frozenset({Kind.VERB, Kind.STRANGE_VERB, Kind.NEAR, Kind.HAVE})
+_ACTS = frozenset({Kind.VERB, Kind.STRANGE_VERB, Kind.CONTACT, Kind.HAVE})
+_TAKEN = frozenset({Kind.AGENT, Kind.IT, Kind.BREAK})
 _NO_DIRECTION = "it says nothing about direction"
+_PLURALS = frozenset("are share form stand lie sit".split())
+_OPEN = frozenset({"what", "which"})
 _WEAK = frozenset({"at", "for", "to", "as"})
 
 
@@ -68,9 +72,11 @@ class _Clause:
 
     def candidates(self) -> list[int]:
         """Return the mentions that may be figures, in order."""
-        grounds = self.strong or self.weak
-        free = [at for at in self.mentions if at not in grounds]
-        return [at for at in free if at not in self.pairs] or []
+        weak = self.weak
+        if len({self.tokens[at].slot for at in weak}) > 1:
+            weak = {min(weak)}
+        grounds = self.strong or weak
+        return [at for at in self.mentions if at not in grounds and at not in self.pairs]
 
 
 def parse_sentence(shape: str) -> tuple[Relation, int, int]:
@@ -85,7 +91,7 @@ def parse_sentence(shape: str) -> tuple[Relation, int, int]:
     Raises:
         GrammarError: if the sentence does not say just one thing about just two agents.
     """
-    tokens = lex(shape)
+    tokens = _drop_titles(lex(shape))
     if "?" in shape:
         raise GrammarError("it is a question, not a statement")
     _check_words(tokens)
@@ -114,7 +120,7 @@ def parse_question(shape: str) -> tuple[int, int]:
     Raises:
         GrammarError: if the question does not ask where one of two agents is as seen from the other.
     """
-    tokens = lex(shape)
+    tokens = _drop_titles(lex(shape))
     _check_words(tokens)
     _check_agents(tokens)
     if not _ASKING & set(words_of(shape)):
@@ -123,6 +129,11 @@ def parse_question(shape: str) -> tuple[int, int]:
         raise GrammarError("it names a direction itself")
     clause = _Clause(_drop_idle(tokens))
     _find_viewpoints(clause)
+    for at in clause.mentions:
+        if clause.word(at - 1) == "of" and clause.word(at - 2) in {"side", "direction"}:
+            clause.weak.add(at)
+    if not clause.strong and not clause.weak:
+        clause.weak = {at for at in clause.mentions if _possesses(clause, at)}
     grounds = {clause.tokens[at].slot for at in clause.strong or clause.weak}
     if len(grounds) != 1:
         raise GrammarError("it does not say which of the two agents it is seen from")
@@ -151,51 +162,78 @@ def _check_agents(tokens: list[Token]) -> None:
     raise GrammarError(f"it names {('no agent', 'only one agent')[distinct] if distinct < 2 else f'{distinct} agents'}")
 
 
+def _drop_titles(tokens: list[Token]) -> list[Token]:
+    """Leave out what an agent is called besides its name ("the object A")."""
+    kept = [
+        token
+        for token, after in pairwise(tokens)
+        if token.kind is not Kind.THING or after.kind is not Kind.AGENT or token.word in _OPEN
+    ]
+    return kept + tokens[-1:]
+
+
 def _check_detours(tokens: list[Token]) -> None:
     """Refuse what goes by way of a third place ("above B's left neighbour") or compares without an agent."""
     for i, token in enumerate(tokens):
-        rest = [t for t in tokens[i + 1 :] if t.kind is not Kind.PLACE]
+        rest = tokens[i + 1 :]
+        while rest and rest[0].kind in {Kind.PLACE, Kind.NEIGHBOUR}:
+            rest = rest[1:]
         kinds = [t.kind for t in rest[:4]]
         if token.kind is Kind.PREPOSITION and token.word == "than" and not {Kind.AGENT, Kind.IT} & set(kinds[:2]):
             raise GrammarError("it compares with something that is no agent")
-        if token.kind is Kind.NEIGHBOUR and kinds[:1] == [Kind.PREPOSITION]:
-            rest, kinds = rest[1:], kinds[1:]
-        elif token.kind is not Kind.DIRECTION:
+        if token.kind is not Kind.DIRECTION:
             continue
-        elif kinds[:1] == [Kind.PREPOSITION]:
+        if kinds[:1] == [Kind.PREPOSITION]:
             rest, kinds = rest[1:], kinds[1:]
         elif not token.bare:
             continue
         owned = kinds[:3] == [Kind.AGENT, Kind.POSSESSIVE, Kind.DIRECTION]
-        if owned or _reaches_direction(rest, token.kind is Kind.NEIGHBOUR):
+        if owned or _is_located_thing(rest):
             raise GrammarError("it goes by way of a third place")
 
 
-def _reaches_direction(rest: list[Token], through: bool) -> bool:
+def _is_located_thing(rest: list[Token]) -> bool:
     """Tell whether a ground is a nameless thing that is itself located ("the cell above B")."""
-    for token in rest:
+    thing = False
+    if rest and rest[0].word in _OPEN:
+        return True
+    for i, token in enumerate(rest):
         if token.kind in _ENDS or token.kind is Kind.AGENT:
             return False
         if token.kind is Kind.DIRECTION:
-            return through
-        through = through or token.kind is Kind.THING
+            return thing or any(after.kind is Kind.NEIGHBOUR for after in rest[i + 1 : i + 2])
+        thing = thing or token.kind in {Kind.THING, Kind.PLACE, Kind.NEIGHBOUR}
     return False
 
 
 def _drop_idle(tokens: list[Token]) -> list[Token]:
-    """Leave out prepositions with no agent behind them, and genitives of an agent's own place."""
+    """Leave out nameless things, prepositions with no agent behind them, and genitives of an agent's own place."""
     kept: list[Token] = []
+    source = False
     for i, token in enumerate(tokens):
         after = tokens[i + 1].kind if i + 1 < len(tokens) else None
+        if token.kind is Kind.THING:
+            continue
         if token.kind is Kind.BREAK and kept and kept[-1].kind is Kind.PREPOSITION and after is Kind.AGENT:
             continue
-        if token.kind is Kind.PREPOSITION and after not in {Kind.AGENT, Kind.IT, Kind.BREAK}:
-            source = source or (token.word == "from" and after is Kind.DIRECTION)
+        if token.kind is Kind.PREPOSITION and (after not in _TAKEN or _is_choice(tokens, i)):
+            source = token.word == "from" and after is Kind.DIRECTION
             continue
-        if token.kind is Kind.POSSESSIVE and after not in {Kind.DIRECTION, Kind.NEIGHBOUR, Kind.CENTRE}:
+        if token.kind is Kind.POSSESSIVE and after not in {Kind.DIRECTION, Kind.NEIGHBOUR, Kind.CENTRE, Kind.AXIS}:
+            # "A shares B's row" says nothing of where B lies: an owner is at most a ground.
+            kept[-1] = kept[-1]._replace(source=True)
             continue
-        kept.append(token)
+        kept.append(token._replace(source=True) if source else token)
+        source = False
     return kept
+
+
+def _is_choice(tokens: list[Token], at: int) -> bool:
+    """Tell "the left one of A and B", which chooses between the two, from "left of B"."""
+    before = tokens[at - 1] if at else None
+    if before is None or not (before.kind is Kind.THING or before.word.endswith(("most", "est"))):
+        return False
+    return [token.kind for token in tokens[at + 1 : at + 4]] == [Kind.AGENT, Kind.AND, Kind.AGENT]
 
 
 def _join_directions(tokens: list[Token]) -> list[Token]:
@@ -221,7 +259,8 @@ def _merge(first: Token, second: Token) -> Token:
     if vector is None or _overreaches(first.vector, first.exact, vector, second.exact, second.vector):
         raise GrammarError(f"{first.word!r} and {second.word!r} contradict each other")
     word = f"{first.word} {second.word}"
-    return Token(Kind.DIRECTION, word, vector, bare=second.bare, exact=first.exact or second.exact)
+    exact, source = first.exact or second.exact, first.source or second.source
+    return Token(Kind.DIRECTION, word, vector, bare=second.bare, exact=exact, source=source)
 
 
 def _add(first: Vector, second: Vector) -> Vector | None:
@@ -259,6 +298,11 @@ def _find_cues(clause: _Clause) -> list[_Cue]:
         if token.kind is Kind.WHERE and clause.kind(at + 1) is Kind.AGENT and clause.kind(at + 2) is Kind.VERB:
             clause.strong.add(at + 1)
             cues.append(_Cue(at, (0, 0), False, clause.tokens[at + 1].slot))
+        # "A is at B's position" likewise.
+        owner = token.kind is Kind.AGENT and token.source and clause.kind(at + 1) is Kind.PLACE
+        if owner and clause.word(at - 1) == "at" and clause.kind(at + 2) in {*_ENDS, None}:
+            clause.strong.add(at)
+            cues.append(_Cue(at, (0, 0), False, token.slot))
     return cues
 
 
@@ -271,7 +315,9 @@ def _complement(clause: _Clause, at: int) -> int | None:
     if clause.kind(after) is Kind.PREPOSITION or (token.vector == (0, 0) and clause.kind(after) is Kind.WITH):
         preposition = clause.word(after)
         allowed = {"of", "to", "from", "than", "relative to"} | ({"as", "with"} if token.vector == (0, 0) else set())
-        goal = preposition == "to" and _starts_from(clause)
+        goal = preposition == "to" and _is_goal(clause)
+        if preposition == "as" and token.vector != (0, 0) and clause.word(at - 1) != "its":
+            raise GrammarError("it says that two agents are alike")
         if preposition in allowed and not goal and clause.kind(after + 1) is Kind.AGENT:
             clause.strong.add(after + 1)
             return clause.tokens[after + 1].slot
@@ -287,27 +333,46 @@ def _complement(clause: _Clause, at: int) -> int | None:
     return None
 
 
-def _starts_from(clause: _Clause) -> bool:
-    """Tell whether a viewpoint is given by "from B", so that "to A" is where one arrives."""
-    return any(clause.word(at - 1) == "from" and clause.kind(at - 1) is Kind.PREPOSITION for at in clause.mentions)
+def _is_goal(clause: _Clause) -> bool:
+    """Tell whether "to A" is where one arrives, because a viewpoint ("from B") or a movement is told."""
+    for at in clause.mentions:
+        if clause.word(at - 1) == "from" and clause.kind(at - 1) is Kind.PREPOSITION:
+            return True
+        if clause.kind(at + 1) is Kind.STRANGE_VERB or clause.word(at + 1) in {"goes", "comes"}:
+            raise GrammarError(f"the verb {clause.word(at + 1)!r} does not say which agent is located")
+        if _looks(clause, at):
+            return True
+    return False
 
 
 def _find_grounds(clause: _Clause, cues: list[_Cue]) -> None:
     """Note the agents that are viewpoints, possessors or one half of "A and B"."""
     _find_viewpoints(clause)
+    loose = [cue for cue in cues if cue.ground is None]
     for at in clause.mentions:
-        if _possesses(clause, at) and not any(
-            cue.at > at and cue.ground is not None and cue.ground != clause.tokens[at].slot for cue in cues
+        slot = clause.tokens[at].slot
+        acts = clause.kind(at + 1) in _ACTS and clause.kind(at + 2) is Kind.AGENT
+        if acts and any(clause.tokens[cue.at].source for cue in loose):
+            clause.strong.add(at + 2)
+        elif _possesses(clause, at) and not any(
+            cue.at > at and cue.ground is not None and cue.ground != slot for cue in cues
         ):
             clause.strong.add(at)
+        elif clause.kind(at - 1) is Kind.BY:
+            clause.weak |= {other for other in clause.mentions if clause.tokens[other].slot != slot}
+    _find_pairs(clause)
+
+
+def _find_pairs(clause: _Clause) -> None:
+    """Note "A and B", or "A, B are", which names both agents and locates neither."""
     grounds = clause.strong | clause.weak
-    for at in clause.mentions:
-        if clause.kind(at + 1) is Kind.AND or (clause.kind(at + 1) is Kind.BREAK and clause.word(at + 3) == "are"):
-            other = at + 2
-            if clause.kind(other) is Kind.AGENT and at not in clause.strong and other not in grounds:
-                if clause.tokens[at].slot != clause.tokens[other].slot:
-                    clause.pairs |= {at, other}
-                    clause.weak -= {at, other}
+    for at, other in pairwise(clause.mentions):
+        if other != at + 2 or at in clause.strong or other in grounds:
+            continue
+        listed = clause.kind(at + 1) is Kind.BREAK and clause.word(other + 1) in _PLURALS
+        if listed or clause.kind(at + 1) is Kind.AND:
+            clause.pairs |= {at, other}
+            clause.weak -= {at, other}
 
 
 def _find_viewpoints(clause: _Clause) -> None:
@@ -316,33 +381,33 @@ def _find_viewpoints(clause: _Clause) -> None:
         after = at + 1
         while clause.kind(after) in {Kind.VERB, Kind.PREPOSITION}:
             after += 1
-        if before in {"from", "relative to", "than"} or clause.kind(after) is Kind.CENTRE:
+        neighbour = clause.kind(at + 1) is Kind.POSSESSIVE and clause.kind(at + 2) is Kind.NEIGHBOUR
+        neighbour = neighbour or (before in {"of", "to"} and clause.kind(at - 2) is Kind.NEIGHBOUR)
+        alone = clause.kind(at - 1) is Kind.WITH and clause.kind(at + 1) in {*_ENDS, None}
+        if before in {"from", "relative to", "than"} or clause.kind(after) is Kind.CENTRE or neighbour:
             clause.strong.add(at)
-        elif clause.kind(at + 1) is Kind.POSSESSIVE and clause.kind(at + 2) is Kind.NEIGHBOUR:
-            clause.strong.add(at)
-        elif before in {"of", "to"} and clause.kind(at - 2) is Kind.NEIGHBOUR:
-            clause.strong.add(at)
-        elif before in _WEAK or clause.kind(at - 1) is Kind.NEAR:
-            clause.weak.add(at)
-        elif clause.kind(at - 1) is Kind.WITH and clause.kind(at + 1) in {*_ENDS, None}:
+        elif before in _WEAK or clause.tokens[at].source or clause.kind(at - 1) in {Kind.NEAR, Kind.CONTACT} or alone:
             clause.weak.add(at)
 
 
 def _possesses(clause: _Clause, at: int) -> bool:
     """Tell whether the agent here has or sees the other one, as in "B has A on its left"."""
     after = at + 1
-    while clause.kind(after) is Kind.VERB and clause.word(after) in {"can", "will", "would", "does", "do"}:
+    while clause.kind(after) is Kind.VERB and clause.word(after) in {"can", "does", "do"}:
         after += 1
-    if clause.kind(after) is Kind.HAVE:
-        return True
+    return clause.kind(after) is Kind.HAVE or _looks(clause, at)
+
+
+def _looks(clause: _Clause, at: int) -> bool:
+    after = at + 1 + (clause.word(at + 1) in {"is", "was"})
     return clause.kind(after) is Kind.VERB and clause.word(after) in {"looks", "look", "looking"}
 
 
 def _check_verbs(clause: _Clause) -> None:
     """Refuse a verb between two agents whose sense decides who is located."""
     for at in clause.mentions:
-        strange = clause.kind(at + 1) is Kind.STRANGE_VERB and clause.kind(at + 2) is Kind.AGENT
-        if strange and at not in clause.strong:
+        strange = clause.kind(at + 1) in {Kind.STRANGE_VERB, Kind.CONTACT} and clause.kind(at + 2) is Kind.AGENT
+        if strange and not {at, at + 2} & clause.strong:
             raise GrammarError(f"the verb {clause.word(at + 1)!r} does not say which agent is located")
         bare = clause.kind(at + 1) is Kind.DIRECTION and not clause.tokens[at + 1].bare
         if bare and clause.kind(at + 2) is Kind.AGENT and len(clause.tokens) < 5:

@@ -54,6 +54,7 @@ class Token(NamedTuple):
         slot: for an agent, its number in the mask.
         bare: for a direction, whether it takes its ground without "of", as in "above B".
         exact: for a direction, whether it is a full bearing, so that other cues may only repeat a part of it.
+        source: for a direction, whether it says where its figure acts from, as in "touches B from below".
     """
 
     kind: Kind
@@ -62,6 +63,7 @@ class Token(NamedTuple):
     slot: int = -1
     bare: bool = False
     exact: bool = False
+    source: bool = False
 
 
 _LEFT, _RIGHT, _UP, _DOWN, _SAME = (-1, 0), (1, 0), (0, 1), (0, -1), (0, 0)
@@ -89,17 +91,15 @@ _HOURS = {0: _UP, 3: _RIGHT, 6: _DOWN, 9: _LEFT}
 
 _NEGATION = "not never no neither nor none nowhere without cannot cant isnt except instead unlike false wrong rather"
 _HEDGE = (
-    "or either maybe perhaps possibly probably might may could should if when seemingly supposedly allegedly presumably "
-    "apparently likely unlikely unless whether almost nearly hardly barely scarcely sometimes often usually "
+    "or either maybe perhaps possibly probably might may could should if when seemingly supposedly allegedly "
+    "presumably apparently likely unlikely unless whether almost nearly hardly barely scarcely sometimes often usually "
     "unsure guess believe think less"
 )
 _DISTANCE = (
     "far several few couple many distance half twice double thrice well way two three four five six seven eight "
     "nine ten eleven twelve dozen hundred some"
 )
-_OFF_PLANE = (
-    "behind inside within among outside opposite across ahead through toward towards facing beyond between"
-)
+_OFF_PLANE = "behind inside within among outside opposite across ahead through toward towards facing beyond between"
 _REASONS = {
     "negation": "it says where an agent is not ({word!r})",
     "hedge": "it leaves the relation open ({word!r})",
@@ -107,6 +107,7 @@ _REASONS = {
     "off-plane": "{word!r} is no direction on the grid",
     "movement": "it tells of a wish or a movement, not of a place ({word!r})",
     "view": "it names the side from which one looks, not who stands there ({word!r})",
+    "by": "it may mean done by an agent or lying by it ('{word} by')",
     "word": "the word {word!r} is not known here",
     "angle": "the angle of {word} degrees is none of the eight directions",
     "hour": "{word!r} is no hour of a clock face",
@@ -114,13 +115,14 @@ _REASONS = {
 
 _FILLER = (
     "a an the this that these those there here both in on into onto upon same labeled labelled named called marked "
-    "directly immediately exactly just slightly somewhat simply also too then now still always currently indeed "
+    "directly immediately exactly exact just slightly somewhat simply also too then now still always currently indeed "
     "approximately about roughly around due straight precisely squarely clearly certainly definitely only quite very "
     "bit little tad small short single ones another whole together so thus hence therefore further farther more "
     "closer nearer close off gap gaps them their they he she you your we us our someone anyone who whose "
     "row rows column columns step steps move moves apart away aside pair itself own such each adjacent neighbouring "
     "neighboring immediate direct next degree degrees letter marker symbol clock dial face scene grid map board "
-    "picture plane line stack stacked parallel relation please spatially most because since given 'd 'll 've"
+    "picture plane line stack stacked parallel relation please spatially spatial relationship describe tell me name "
+    "state determine most because since given 'd 'll 've"
 )
 _FILLER_PHRASES = (
     "over there|over here|each other|one another|next to each other|next to one another|side by side|of the two|"
@@ -143,7 +145,9 @@ _HAVE = (
     "has have had having finds find sees see holds hold keeps keep spots notices notice meets meet hosts "
     "encounters observes observe carries bears houses contains watches watch"
 )
-_THINGS = "object objects agent agents node nodes item items thing things entity entities block square squares one what which"
+_THINGS = (
+    "object objects agent agents node nodes item items thing things entity entities block square squares one what which"
+)
 _PLACES = (
     "side sides corner corners position positions direction directions hand location place spot cell tile area part "
     "edge border end point quadrant portion region zone angle"
@@ -256,6 +260,7 @@ _RIGHT_HEAD = frozenset("the its 's and up down top bottom upper lower far diago
 _COPULAS = frozenset("is are was were stands sits lies rests stays waits ,".split())
 _VIEWERS = frozenset("you one we someone looking standing seen viewed going moving starting".split())
 _CENTRES = frozenset("center centre middle origin reference".split())
+_AGENTIVE = frozenset("placed located positioned situated set put found seen observed spotted viewed".split())
 _SEEING = frozenset("seen viewed looking observed looked".split())
 
 
@@ -320,6 +325,8 @@ def _special(words: list[str], at: int, clock: bool) -> tuple[Token | None, int]
         token = _bad("negation", word)
     elif _is_idle(words, at):
         pass
+    elif word in {"steps", "moves"} and before.startswith("{"):
+        token = Token(Kind.STRANGE_VERB, word)
     elif word == "by":
         token = Token(Kind.NEAR if before in _COPULAS else Kind.BY, word)
     elif (reason := _refusal(words, at)) is not None:
@@ -378,8 +385,12 @@ def _refusal(words: list[str], at: int) -> str | None:
     if before.startswith("{"):
         if word in {"will", "would"} or (word == "can" and after == "be" and not _is_passive(later)):
             return "hedge"
-        if word.endswith("s") and (after in {"that", "being"} or (after == "to" and later[:1] in (["be"], ["stand"]))):
+        if word.endswith(("s", "ed")) and (
+            after in {"that", "being"} or (after == "to" and later[:1] in (["be"], ["stand"]))
+        ):
             return "movement" if word not in {"is", "was"} else None
+    if word in _AGENTIVE and after == "by" and "{" in "".join(later):
+        return "by"
     if word in _SEEING and after == "from":
         sides = [_TABLE.get((next_word,)) for next_word in later if next_word != "the"]
         if sides and sides[0] is not None and sides[0].kind is Kind.DIRECTION:
@@ -439,8 +450,11 @@ def _unknown(words: list[str], at: int) -> Token | None:
     if word.isalpha():
         if word.endswith("ly"):
             return None
-        verbal = word.endswith(("ed", "ing")) and (before in _BEFORE_PARTICIPLE or before.startswith("{"))
-        if verbal or (word.endswith("s") and before.startswith("{")):
+        after_agent = before.startswith("{") or (
+            before.endswith("ly") and words[at - 2 : at - 1] != [] and words[at - 2][0] == "{"
+        )
+        verbal = word.endswith(("ed", "ing")) and (before in _BEFORE_PARTICIPLE or after_agent)
+        if verbal or (word.endswith("s") and after_agent):
             return Token(Kind.STRANGE_VERB, word)
     return _bad("word", word)
 

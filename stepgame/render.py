@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import string
 from dataclasses import dataclass
-from itertools import count, islice, product
 
 import numpy as np
 import pyarrow as pa
@@ -14,16 +12,10 @@ from stepgame.bank import HEAD, TAIL, Bank, split_slots
 from stepgame.compiled import compiled
 from stepgame.layout import I8, I16, I32, I64
 
-__all__ = ["Renderer", "letter_names"]
+__all__ = ["Renderer"]
 
 U8 = NDArray[np.uint8]
 _LITERAL, _HEAD, _TAIL = 0, 1, 2
-
-
-def letter_names(size: int) -> list[str]:
-    """Return the first ``size`` agent names: A to Z, then AA, AB ... ZZ, then AAA, as spreadsheets count."""
-    words = ("".join(letters) for length in count(1) for letters in product(string.ascii_uppercase, repeat=length))
-    return list(islice(words, size))
 
 
 def _pack(texts: list[str]) -> tuple[U8, I64]:

@@ -84,6 +84,24 @@ def test_bad_banks_say_what_is_wrong(tmp_path, old, new, message):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("left of", "right of", "line 6: left/0: 'A is right of B.' says A right of B, and stands under left"),
+        ("{head} is left of {tail}", "{head} is near {tail}", "line 6: left/0: 'A is near B.' cannot be read back"),
+        ("{head} is above of {tail}", "{head} is left of {tail}", "line 8: above/0: .* has the text of left/0"),
+        ("Where is {head} relative to {tail}", "Where is {tail} relative to {head}", "asks where B is as seen from A"),
+        ("Where is {head} relative to {tail}", "Who are {head} and {tail}", "question .* cannot be read"),
+    ],
+)
+def test_banks_of_ones_own_are_held_to_their_meaning(tmp_path, old, new, message):
+    path = tmp_path / "bad.toml"
+    assert old in GOOD
+    path.write_text(GOOD.replace(old, new, 1))
+    with pytest.raises(InputError, match=message):
+        load_bank(path)
+
+
 def test_unknown_bank():
     with pytest.raises(InputError, match="did you mean 'core'"):
         load_bank("coer")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stepgame.errors import InputError
-from stepgame.layout import DISCONNECTED, IRRELEVANT, SUPPORTING, Sampler, max_agents, max_sentences, sample
+from stepgame.layout import DISCONNECTED, IRRELEVANT, NO_NOISE, SUPPORTING, NoiseCounts, Sampler, official_noise, sample
 from stepgame.relations import VECTORS, Relation
 
 PHRASES = np.full(9, 25, np.int64)
@@ -11,8 +11,13 @@ ROW_FIELDS = ("query", "label", "hops")
 SENTENCE_FIELDS = ("head", "relation", "tail", "role", "phrase")
 
 
-def sampler(hops, protocol="official", noise=True, seed=0, split="test"):
-    return Sampler(hops, protocol, split, seed, noise, "core", PHRASES)
+def sampler(hops, protocol="official", noise=True, seed=0, split="test", **more):
+    counts = official_noise(hops) if noise is True else noise or NO_NOISE
+    return Sampler(hops, protocol, split, seed, counts, "core", PHRASES, **({"pool": max(26, 2 * hops + 15)} | more))
+
+
+def block(of, first, count):
+    return sample(of, np.arange(first, first + count))
 
 
 def row(layout, number):
@@ -34,7 +39,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("hops", PUBLISHED)
 def test_official_noise_has_the_published_averages(hops):
-    layout = sample(sampler(hops), 0, ROWS)
+    layout = block(sampler(hops), 0, ROWS)
     story = np.repeat(np.arange(ROWS), np.diff(layout.offsets))
 
     def sentences(role):
@@ -55,37 +60,37 @@ def test_official_noise_has_the_published_averages(hops):
 @pytest.mark.parametrize("protocol", ["official", "exact"])
 @pytest.mark.parametrize("hops", [1, 2, 5, 10, 31])
 def test_any_row_alone_is_the_row_in_its_block(protocol, hops):
-    whole = sample(sampler(hops, protocol), 0, 300)
+    whole = block(sampler(hops, protocol), 0, 300)
     for number in (0, 1, 77, 299):
-        assert row(sample(sampler(hops, protocol), number, 1), 0) == row(whole, number)
-    tail = sample(sampler(hops, protocol), 200, 100)
+        assert row(block(sampler(hops, protocol), number, 1), 0) == row(whole, number)
+    tail = block(sampler(hops, protocol), 200, 100)
     assert [row(tail, i) for i in range(100)] == [row(whole, 200 + i) for i in range(100)]
 
 
 def test_seeds_splits_and_protocols_are_different_stories():
-    first = sample(sampler(5), 0, 50)
+    first = block(sampler(5), 0, 50)
     for other in (sampler(5, seed=1), sampler(5, split="train"), sampler(5, protocol="exact"), sampler(5, seed=-1)):
-        assert [row(first, i) for i in range(50)] != [row(sample(other, 0, 50), i) for i in range(50)]
+        assert [row(first, i) for i in range(50)] != [row(block(other, 0, 50), i) for i in range(50)]
 
 
 def test_far_rows_exist():
-    assert row(sample(sampler(5), 2**40, 1), 0) != row(sample(sampler(5), 2**40 + 1, 1), 0)
+    assert row(block(sampler(5), 2**40, 1), 0) != row(block(sampler(5), 2**40 + 1, 1), 0)
 
 
 @pytest.mark.parametrize("hops", [1, 4, 10, 200])
 def test_stories_keep_to_their_bounds(hops):
-    layout = sample(sampler(hops), 0, 2000)
-    assert np.diff(layout.offsets).max() <= max_sentences(hops)
+    layout = block(sampler(hops), 0, 2000)
+    assert np.diff(layout.offsets).max() <= hops + official_noise(hops).sentences
     for number in range(100):
         told = row(layout, number)
-        assert len(set(told["head"]) | set(told["tail"])) <= max_agents(hops)
+        assert len(set(told["head"]) | set(told["tail"])) <= sampler(hops).agents
         assert told["role"].count(0) == hops
 
 
 def test_exact_asks_about_the_ends_and_official_about_any_pair():
-    exact = sample(sampler(6, "exact"), 0, 5000)
+    exact = block(sampler(6, "exact"), 0, 5000)
     assert (exact.hops == 6).all()
-    official = sample(sampler(6), 0, ROWS)
+    official = block(sampler(6), 0, ROWS)
     # 7 agents: a pair is d links apart with probability 2 (7 - d) / 42.
     expected = np.array([2 * (7 - d) / 42 for d in range(1, 7)])
     found = np.bincount(official.hops, minlength=7)[1:] / ROWS
@@ -93,7 +98,7 @@ def test_exact_asks_about_the_ends_and_official_about_any_pair():
 
 
 def test_links_are_uniform_over_the_eight_directions():
-    layout = sample(sampler(3, noise=False), 0, ROWS)
+    layout = block(sampler(3, noise=False), 0, ROWS)
     found = np.bincount(layout.relation, minlength=9)
     assert found[Relation.OVERLAP] == 0
     expected = len(layout.relation) / 8
@@ -102,7 +107,7 @@ def test_links_are_uniform_over_the_eight_directions():
 
 
 def test_supporting_paths_are_straight_steps_between_unasked_agents():
-    layout = sample(sampler(8), 0, 500)
+    layout = block(sampler(8), 0, 500)
     for number in range(500):
         told = row(layout, number)
         on_path = [i for i, role in enumerate(told["role"]) if role == SUPPORTING]
@@ -119,3 +124,38 @@ def test_unknown_protocol_and_split():
         sampler(3, protocol="oficial")
     with pytest.raises(InputError, match="did you mean 'train'"):
         sampler(3, split="trian")
+
+
+def test_rows_need_not_stand_together():
+    numbers = np.array([5, 3, 2**40, 3])
+    picked = sample(sampler(6), numbers)
+    for place, number in enumerate(numbers):
+        assert row(picked, place) == row(block(sampler(6), number, 1), 0)
+
+
+def test_noise_counts_are_kept():
+    counts = NoiseCounts((3, 3), (0, 2), (1, 1))
+    layout = block(sampler(9, noise=counts), 0, 2000)
+    found = set()
+    for number in range(2000):
+        roles = row(layout, number)["role"]
+        assert roles.count(DISCONNECTED) == 2
+        assert roles.count(SUPPORTING) in (0, 2)  # one agent on the path, two links; none where no pair fits
+        found.add(roles.count(IRRELEVANT))
+    assert found == {0, 1, 2}
+    assert (layout.role == SUPPORTING).mean() > 0.1
+
+
+@pytest.mark.parametrize("hops", [1, 2, 7, 60])
+def test_balanced_labels_have_equal_shares_in_every_run(hops):
+    kinds = 8 if hops == 1 else 9
+    labels = block(sampler(hops, "exact", balance=True), 0, 20 * kinds).label.reshape(20, kinds)
+    assert (np.sort(labels, axis=1) == np.arange(kinds)).all()
+    assert len({tuple(run) for run in labels.tolist()}) > 10
+    with pytest.raises(InputError, match="exact"):
+        sampler(hops, "official", balance=True)
+
+
+def test_too_few_names():
+    with pytest.raises(InputError, match="can need 25 agents, and there are 20 names"):
+        sampler(10, pool=20)

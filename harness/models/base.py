@@ -215,9 +215,7 @@ class Model(Protocol):
     def choose(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[Scores | Failure]:
         """Score every option of every prompt as the continuation of the prompt."""
 
-    def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling
-    ) -> list[tuple[Completion, ...] | Failure]:
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...] | Failure]:
         """Complete every prompt ``sampling.n`` times."""
 
 

@@ -90,9 +90,7 @@ def parse_model(
             f"unknown model {spec!r}{did_you_mean(target, NAMED)}; known: {', '.join(NAMED)}, an existing folder, "
             "or ORG/NAME on the Hugging Face hub"
         )
-    return ModelRequest(
-        spec, engine or chosen, target, revision, dtype, device, batch_tokens, seed, dict(args or {})
-    )
+    return ModelRequest(spec, engine or chosen, target, revision, dtype, device, batch_tokens, seed, dict(args or {}))
 
 
 def require_verb(request: ModelRequest, verb: Verb) -> None:

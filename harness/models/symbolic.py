@@ -44,9 +44,7 @@ class _Symbolic:
             for prompt, choices in zip(prompts, options, strict=True)
         ]
 
-    def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling
-    ) -> list[tuple[Completion, ...] | Failure]:
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...] | Failure]:
         """Answer every prompt with one line, the same each time."""
         return [(Completion(self._say(prompt.example), 0, 0, "stop"),) * sampling.n for prompt in prompts]
 

@@ -1,8 +1,8 @@
 """Prompts as data: one TOML file a prompt, with a version and a text for each way of scoring.
 
 A file has ``name``, ``version``, ``description`` and a table ``[choice]``, ``[generate]`` or both, each with ``user``
-(required), ``system`` and ``cue``, the words that begin a plain completion where a model has no chat template. In the texts,
-``{story}``, ``{question}`` and ``{options}`` stand for the example; any other name in braces is an error.
+(required), ``system`` and ``cue``, the words that begin a plain completion where a model has no chat template. In
+the texts, ``{story}``, ``{question}`` and ``{options}`` stand for the example; any other name in braces is an error.
 """
 
 from __future__ import annotations

@@ -1,0 +1,367 @@
+"""The transformers backend: any causal language model, on CPU or CUDA, both verbs, batched.
+
+Conventions that decide what a number means:
+
+- A model with a chat template is asked through it, with the header of the assistant's turn at the end. Options then
+  follow that header directly, without a blank, because that is where a chat model begins its own answers.
+- A model without one completes plain text: the turns' contents and the prompt's cue ("Answer:"), blank lines between
+  them. Options follow the cue after one blank, as words do in running text.
+- Decoding is plain: the penalties and temperatures that a checkpoint may suggest in its generation settings are left
+  out, so that the manifest's sampling says everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from harness.models.base import (
+    BackendError,
+    Completion,
+    Failure,
+    Identity,
+    ModelRequest,
+    Prompt,
+    Sampling,
+    Scores,
+)
+from harness.models.builtin import BUILTIN, builtin_folder, hash_files, hash_of_hashes, quiet_transformers
+from harness.progress import say
+from harness.task import Example
+from harness.trie import build_trie, split_options
+from stepgame.errors import InputError, require
+
+require("torch", "hf", "the transformers backend")
+require("transformers", "hf", "the transformers backend")
+
+import torch  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
+from transformers.utils.hub import cached_file  # noqa: E402
+
+from harness.choice import PackedScorer, packable, plain_scores  # noqa: E402
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["HFModel"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+"""Padded tokens of a batch: about a second's work for a small model on two cores; enough to fill a GPU."""
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
+"""Largest difference, in nats, between packed and plain scoring that rounding explains at each dtype."""
+_HASHED = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".gguf")
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    text: str
+    ids: tuple[int, ...]
+
+
+class HFModel:
+    """A causal language model run by transformers.
+
+    Args:
+        model: in evaluation mode, on its device.
+        tokenizer: its tokenizer, a fast one.
+        identity: what the manifest says of it; the settings found here are added to its args.
+        batch_tokens: bound on a batch's padded tokens.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, identity: Identity, batch_tokens: int) -> None:
+        # Any: the types that transformers gives its classes do not hold together.
+        self._model: Any = model
+        self._tokenizer = tokenizer
+        self._batch_tokens = batch_tokens
+        self._chat = tokenizer.chat_template is not None
+        self._stops = _end_tokens(model, tokenizer)
+        self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self._stops, default=0)
+        settings = {"do_sample": False, "eos_token_id": sorted(self._stops) or None, "pad_token_id": self._pad}
+        self._model.generation_config = GenerationConfig.from_dict(settings)
+        self._encoded: dict[Prompt, _Encoded] = {}
+        self._tails: dict[tuple[str, tuple[str, ...]], tuple[tuple[int, ...], ...]] = {}
+        self._packed = self._find_scorer(TOLERANCE[identity.dtype or "float32"])
+        template = tokenizer.chat_template
+        found = {
+            "batch_tokens": batch_tokens,
+            "attention": model.config._attn_implementation,
+            "option_scoring": "packed" if self._packed else "plain",
+            "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest() if self._chat else None,
+        }
+        self._identity = replace(identity, args={**identity.args, **found})
+
+    @classmethod
+    def load(cls, request: ModelRequest, training: Callable[[int], Sequence[Example]]) -> Self:
+        """Load weights and tokenizer from a folder, the hub, or the built-in model.
+
+        Raises:
+            InputError: if they are not to be had, or device and dtype do not fit.
+        """
+        quiet_transformers()
+        device = _device(request.device)
+        dtype = request.dtype if request.dtype != "auto" else "bfloat16" if device.type == "cuda" else "float32"
+        folder, digest = builtin_folder() if request.target == BUILTIN else (request.target, None)
+        source, place = str(folder), {"revision": request.revision} if request.revision else {}
+        try:
+            config = AutoConfig.from_pretrained(source, **place)
+            tokenizer = AutoTokenizer.from_pretrained(source, **place)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype], **place)
+        except (OSError, ValueError, KeyError) as error:
+            raise _unloadable(request, error) from None
+        if not tokenizer.is_fast:
+            raise InputError(f"model {request.spec!r} has no fast tokenizer (tokenizer.json), which scoring needs")
+        identity = Identity(
+            content_hash=digest or _content_hash(source, place),
+            revision=getattr(config, "_commit_hash", None),
+            dtype=dtype,
+            device=str(device),
+            gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        )
+        batch_tokens = request.batch_tokens or BATCH_TOKENS[device.type]
+        placed: Any = model
+        return cls(placed.to(device).eval(), tokenizer, identity, batch_tokens)
+
+    @property
+    def identity(self) -> Identity:
+        """Which model this is."""
+        return self._identity
+
+    def render(self, prompt: Prompt) -> str:
+        """Return the exact text the model reads."""
+        return self._encode([prompt])[0].text
+
+    def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+        """Cut work by length, longest first, so that padding is small and memory peaks at once."""
+        self._encoded.clear()
+        lengths = [len(each.ids) for each in self._encode(prompts)]
+        order = sorted(range(len(prompts)), key=lambda index: (-lengths[index], index))
+        while order:
+            count = max(1, self._batch_tokens // max(1, lengths[order[0]]))
+            yield order[:count]
+            order = order[count:]
+
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[Scores | Failure]:
+        """Score the options exactly; see `harness.choice`."""
+        encoded = self._encode(prompts)
+        tokens = [self._option_tokens(each, tuple(texts)) for each, texts in zip(encoded, options, strict=True)]
+        room = [max(map(len, each)) for each in tokens]
+        result: list[Scores | Failure] = list(self._too_long(encoded, room))
+        asked = [index for index, failure in enumerate(result) if failure is None]
+        logprobs = self._in_memory(
+            lambda part: self._score([encoded[i].ids for i in part], [tokens[i] for i in part]), asked
+        )
+        for index, values in zip(asked, logprobs, strict=True):
+            lengths = tuple(map(len, tokens[index]))
+            scored = build_trie(tokens[index]).scored
+            result[index] = Scores(tuple(values), lengths, len(encoded[index].ids), scored)
+        return result
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...] | Failure]:
+        """Complete the prompts; a draw depends on the seed and the sample's id, not on the batch."""
+        encoded = self._encode(prompts)
+        result: list[Any] = self._too_long(encoded, [sampling.max_tokens] * len(prompts))
+        asked = [index for index, failure in enumerate(result) if failure is None]
+        copies = [(index, copy) for index in asked for copy in range(sampling.n)]
+        drawn = self._in_memory(
+            lambda part: self._complete(
+                [encoded[index].ids for index, _ in part],
+                [f"{prompts[index].example.id}\0{copy}" for index, copy in part],
+                sampling,
+            ),
+            copies,
+        )
+        for position, index in enumerate(asked):
+            result[index] = tuple(drawn[position * sampling.n : (position + 1) * sampling.n])
+        return result
+
+    def _encode(self, prompts: Sequence[Prompt]) -> list[_Encoded]:
+        missing = [prompt for prompt in prompts if prompt not in self._encoded]
+        if missing:
+            texts = [self._render(prompt) for prompt in missing]
+            ids = self._tokenizer(texts, add_special_tokens=not self._chat)["input_ids"]
+            for prompt, text, each in zip(missing, texts, ids, strict=True):
+                self._encoded[prompt] = _Encoded(text, tuple(each))
+        return [self._encoded[prompt] for prompt in prompts]
+
+    def _render(self, prompt: Prompt) -> str:
+        if not self._chat:
+            parts = [message.content for message in prompt.messages]
+            return "\n\n".join([*parts, prompt.cue] if prompt.cue else parts)
+        turns = [{"role": message.role, "content": message.content} for message in prompt.messages]
+        rendered: str = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return rendered
+
+    def _option_tokens(self, prompt: _Encoded, options: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+        """Return each option's tokens behind the prompt, checked at the border."""
+        lead = "" if self._chat else " "
+        # What stands behind a special token is tokenised on its own, so the border need be checked once an ending.
+        cut = max((prompt.text.rfind(token) for token in self._tokenizer.all_special_tokens), default=-1)
+        tail = prompt.text[max(cut, 0) :]
+        key = (tail, options)
+        if cut < 0 or key not in self._tails:
+            special = cut < 0 and not self._chat
+            texts = [tail, *(tail + lead + option for option in options)]
+            before, *whole = self._tokenizer(texts, add_special_tokens=special)["input_ids"]
+            found = split_options(before, whole, options)
+            if cut < 0:
+                return found
+            self._tails[key] = found
+        return self._tails[key]
+
+    def _too_long(self, encoded: Sequence[_Encoded], room: Sequence[int]) -> list[Any]:
+        limit = getattr(self._model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        return [
+            Failure(f"prompt of {len(each.ids)} tokens and {more} more exceed the model's {limit} positions")
+            if limit is not None and len(each.ids) + more > limit
+            else None
+            for each, more in zip(encoded, room, strict=True)
+        ]
+
+    def _in_memory(self, work: Callable[[Sequence[Any]], list[Any]], items: Sequence[Any]) -> list[Any]:
+        """Do work on some items, in halves where memory does not hold them together."""
+        if not items:
+            return []
+        try:
+            return work(items)
+        except torch.OutOfMemoryError as error:
+            if len(items) == 1:
+                raise BackendError(f"out of memory on a single prompt: {error}") from None
+        torch.cuda.empty_cache()
+        half = len(items) // 2
+        return self._in_memory(work, items[:half]) + self._in_memory(work, items[half:])
+
+    def _score(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
+        if self._packed is not None:
+            return self._packed(prompts, options)
+        return [plain_scores(self._model, prompt, each) for prompt, each in zip(prompts, options, strict=True)]
+
+    def _find_scorer(self, tolerance: float) -> PackedScorer | None:
+        """Return the packed scorer if the model supports it and it agrees with the plain sum on a probe."""
+        if not packable(self._model):
+            return None
+        scorer = PackedScorer(self._model)
+        size = self._model.config.get_text_config(decoder=True).vocab_size
+        # Prompts of two lengths with a common beginning, options that share tokens: every path of the scorer.
+        ids = [(7919 * place + 13) % size for place in range(40)]
+        prompts, options = [ids[:24], ids[:12] + ids[30:40]], [ids[24:27], ids[24:26] + ids[28:30], ids[29:30]]
+        plain = [plain_scores(self._model, prompt, options) for prompt in prompts]
+        try:
+            packed = scorer(prompts, [options] * len(prompts))
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+            say(f"options are scored one by one: this model takes no packed options ({error})")
+            return None
+        gap = max(
+            abs(one - other) for pair in zip(plain, packed, strict=True) for one, other in zip(*pair, strict=True)
+        )
+        if not gap <= tolerance:
+            say(f"options are scored one by one: packed scoring is off by {gap:.3g} nats for this model")
+            return None
+        return scorer
+
+    @torch.inference_mode()
+    def _complete(self, prompts: Sequence[Sequence[int]], names: Sequence[str], sampling: Sampling) -> list[Completion]:
+        width = max(map(len, prompts))
+        device = self._model.device
+        ids = torch.tensor([[self._pad] * (width - len(each)) + list(each) for each in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in prompts], device=device)
+        extra: dict[str, Any] = {}
+        if sampling.temperature > 0:
+            extra["logits_processor"] = LogitsProcessorList([_Draw(names, sampling)])
+        if sampling.stop:
+            extra |= {"stop_strings": list(sampling.stop), "tokenizer": self._tokenizer}
+        output: Any = self._model.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=sampling.max_tokens, **extra
+        )
+        replies = output[:, width:].tolist()
+        return [self._completion(len(each), reply, sampling) for each, reply in zip(prompts, replies, strict=True)]
+
+    def _completion(self, tokens_in: int, reply: list[int], sampling: Sampling) -> Completion:
+        end = next((place for place, token in enumerate(reply) if token in self._stops), None)
+        kept = reply if end is None else reply[:end]
+        text: str = self._tokenizer.decode(kept, skip_special_tokens=True)
+        cuts = [place for place in map(text.find, sampling.stop) if place >= 0]
+        if cuts:
+            padding = next((place for place, token in enumerate(kept) if token == self._pad), len(kept))
+            return Completion(text[: min(cuts)], tokens_in, padding, "stop")
+        if end is None:
+            return Completion(text, tokens_in, len(reply), "length")
+        return Completion(text, tokens_in, end + 1, "stop")
+
+
+class _Draw(LogitsProcessor):
+    """Turns greedy decoding into sampling whose draws belong to the sample, not to the batch.
+
+    The largest of log-probability plus Gumbel noise is a draw from the distribution; each row's noise comes from a
+    generator of its own.
+    """
+
+    def __init__(self, names: Sequence[str], sampling: Sampling) -> None:
+        self._temperature = sampling.temperature
+        self._top_p = sampling.top_p
+        self._generators = []
+        for name in names:
+            digest = hashlib.blake2b(f"{sampling.seed}\0{name}".encode(), digest_size=8).digest()
+            self._generators.append(torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True)))
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        logprobs = torch.log_softmax(scores.float() / self._temperature, dim=-1)
+        if self._top_p < 1:
+            ordered, order = logprobs.sort(dim=-1, descending=True)
+            before = ordered.exp().cumsum(dim=-1) - ordered.exp()
+            drop = (before >= self._top_p).scatter(-1, order, before >= self._top_p)
+            logprobs = logprobs.masked_fill(drop, -torch.inf)
+        size = logprobs.shape[-1]
+        noise = torch.stack([torch.empty(size).exponential_(generator=generator) for generator in self._generators])
+        return cast("torch.FloatTensor", logprobs - noise.to(logprobs.device).log())
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
+    """Return the ids that end a turn: the tokenizer's and those of the checkpoint's generation settings."""
+    config = model.generation_config
+    known = None if config is None else config.eos_token_id
+    ids = known if isinstance(known, list) else [known]
+    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = wanted.partition(":")
+    if kind not in BATCH_TOKENS or (number and not number.isdecimal()) or (kind == "cpu" and number):
+        raise InputError(f"unknown device {wanted!r}; expected auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise InputError(f"device {wanted!r} is not there: torch sees {count} CUDA devices; use --device cpu")
+    return torch.device(wanted)
+
+
+def _unloadable(request: ModelRequest, error: Exception) -> InputError:
+    reason = str(error).strip().split("\n", maxsplit=1)[0]
+    if Path(request.target).is_dir():
+        return InputError(f"model folder {request.target!r} cannot be loaded by transformers: {reason}")
+    at = f" at revision {request.revision!r}" if request.revision else ""
+    return InputError(
+        f"model {request.target!r}{at} is no local folder, and the Hugging Face hub does not give it: {reason}"
+    )
+
+
+def _content_hash(source: str, place: dict[str, str]) -> str:
+    """Return one hash of a checkpoint's weights, configuration and tokenizer files."""
+    folder = Path(source)
+    if not folder.is_dir():
+        found = cached_file(source, "config.json", **place)
+        folder = Path(os.fspath(found or source)).parent
+    names = [path.name for path in folder.iterdir() if path.suffix in _HASHED and path.is_file()]
+    return hash_of_hashes(hash_files(folder, names))
