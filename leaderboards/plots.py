@@ -181,7 +181,7 @@ def plot_accuracy(runs: Sequence[Run], out: str | Path, *, title: str | None = N
     """
     out = Path(out)
     if out.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{out}: cannot draw a {out.suffix or 'file without suffix'}; expected {', '.join(SUFFIXES)}")
+        raise InputError(f"{out}: no plot can be written to it; expected a suffix of {', '.join(SUFFIXES)}")
     if not runs:
         raise InputError("there is no run to plot; expected at least one")
     rows = [row_of(run) for run in runs]

@@ -126,7 +126,9 @@ def _guesses(verdicts: Verdicts, bounds: NDArray[np.int32], asked_head: U64, ask
     told, asked = np.append(relation, np.int8(-1)), verdicts.asked
     read = (relation >= 0) & asked[story]
     of_head, of_tail = asked_head[story], asked_tail[story]
-    pair = _first_of(story, read & (((head == of_head) & (tail == of_tail)) | ((head == of_tail) & (tail == of_head))), count)
+    pair = _first_of(
+        story, read & (((head == of_head) & (tail == of_tail)) | ((head == of_tail) & (tail == of_head))), count
+    )
     near = _first_of(story, read & ((head == of_head) | (tail == of_head)), count)
 
     def seen_from_asked_head(places: I64) -> NDArray[np.int8]:
@@ -364,7 +366,9 @@ def _tallies(rows: Rows, columns: dict[str, I64]) -> dict[int, Tally]:
     }
 
 
-def _examples(stories: Stories, rows: Rows, columns: dict[str, I64], against: _Known | None, most: int) -> dict[str, list[Example]]:
+def _examples(
+    stories: Stories, rows: Rows, columns: dict[str, I64], against: _Known | None, most: int
+) -> dict[str, list[Example]]:
     """Explain the first few rows of each kind of finding."""
     origin = mark_repeats(rows.exact)[1]
     found: dict[str, list[Example]] = {}
@@ -440,4 +444,6 @@ def audit(
         for k, tally in tallies.items():
             by_k[k] = by_k[k] + tally if k in by_k else tally
     everything = Tally.total(file.all for file in files)
-    return AuditReport(tuple(files), everything, dict(sorted(by_k.items())), tuple(forbidden.names if forbidden else ()))
+    return AuditReport(
+        tuple(files), everything, dict(sorted(by_k.items())), tuple(forbidden.names if forbidden else ())
+    )

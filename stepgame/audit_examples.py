@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from stepgame.read import Fact, UnreadableError, read_question, read_sentence
+from stepgame.relations import Relation
 from stepgame.solve import Answer, ContradictionError, SolveError, solve_facts
 
 __all__ = ["Example", "explain"]
@@ -54,7 +55,7 @@ def _facts(story: Sequence[str]) -> tuple[list[Fact], list[int]]:
 
 
 def _told(fact: Fact) -> str:
-    return f"{fact.head} {fact.relation.label} of {fact.tail}"
+    return f"{fact.head} {fact.relation.label} {fact.tail}"
 
 
 def _why_contradictory(story: Sequence[str], sentence: int) -> str:
@@ -64,7 +65,10 @@ def _why_contradictory(story: Sequence[str], sentence: int) -> str:
         solve_facts(facts, closing.head, closing.tail)
     except ContradictionError as error:
         dx, dy = error.implied
-        return f"it says {_told(error.fact)}, but the sentences before it put {closing.head} ({dx:+d}, {dy:+d}) from {closing.tail}"
+        return (
+            f"it says {_told(error.fact)}, but by the sentences before it {closing.head} is "
+            f"{Relation.of(dx, dy).label} of {closing.tail} at ({dx:+d}, {dy:+d})"
+        )
     return "it closes a contradiction"
 
 

@@ -1,11 +1,12 @@
-"""Files of stories: the official JSON, JSON lines, bAbI text, Parquet and Arrow, in and out.
+"""Files of stories: the official JSON, JSON lines, CSV, bAbI text, Parquet, Arrow and `datasets`, in and out.
 
-Reading goes by content, never by suffix. Parquet, Arrow and JSON lines keep every column; the official JSON and
-bAbI text keep what they have room for, and the rest is filled in on reading.
+Reading goes by content, never by suffix. Parquet, Arrow, `datasets`, JSON lines and CSV keep every column; the
+official JSON and bAbI text keep what they have room for, and the rest is filled in on reading.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -15,9 +16,9 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stepgame.errors import InputError, did_you_mean, unknown_name
-from stepgame.files import atomic_path
-from stepgame.hops import MAX_HOPS
+from stepgame.errors import InputError, did_you_mean, require, unknown_name
+from stepgame.files import atomic_folder, atomic_path
+from stepgame.hops import MAX_HOPS, format_hops
 from stepgame.relations import NAMES
 from stepgame.stories import SCHEMA, Stories
 
@@ -25,7 +26,15 @@ __all__ = ["FORMATS", "load", "suffix_of", "write", "write_stream"]
 
 Row = dict[str, Any]
 
-_SUFFIXES = {"parquet": ".parquet", "jsonl": ".jsonl", "json": ".json", "babi": ".txt", "arrow": ".arrow"}
+_SUFFIXES = {
+    "parquet": ".parquet",
+    "jsonl": ".jsonl",
+    "json": ".json",
+    "babi": ".txt",
+    "arrow": ".arrow",
+    "csv": ".csv",
+    "datasets": "",
+}
 FORMATS = tuple(_SUFFIXES)
 """The names that ``--format`` takes."""
 
@@ -78,6 +87,64 @@ def _write_official(parts: Iterator[Stories], file: IO[str]) -> None:
     file.write("}\n")
 
 
+def _write_csv(parts: Iterator[Stories], file: IO[str]) -> None:
+    # Lists are JSON in their cells, so that every column comes back as it was.
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(SCHEMA.names)
+    for part in parts:
+        for row in part:
+            cells = (json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for v in row.values())
+            writer.writerow(cells)
+
+
+def _write_datasets(parts: Iterator[Stories], folder: Path) -> None:
+    stories = Stories.concat(parts)
+    stories.to_dataset().save_to_disk(str(folder))
+    (folder / "README.md").write_text(dataset_card(stories), encoding="utf-8")
+
+
+def dataset_card(stories: Stories) -> str:
+    """Return the text of a dataset card: the header that `datasets` reads, what is in it, how to make it again."""
+    made = json.dumps(stories.metadata, indent=2)
+    ks = format_hops(stories.column("k_hop"))
+    columns = "\n".join(f"| `{field.name}` | {_plain_type(field.type)} |" for field in SCHEMA)
+    return f"""---
+language: [en]
+license: mit
+task_categories: [question-answering]
+tags: [stepgame, spatial-reasoning, multi-hop, synthetic]
+size_categories: [{_size_category(len(stories))}]
+---
+
+# StepGame stories, k = {ks}
+
+{len(stories):,} stories about agents on a grid. Each asks where one agent is relative to another; the label is one of
+{", ".join(NAMES)}. Made by the package `stepgame`, version of the generator and settings below; the same settings
+make the same rows.
+
+| column | type |
+| --- | --- |
+{columns}
+
+```json
+{made}
+```
+"""
+
+
+def _plain_type(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        return f"list of {_plain_type(kind.value_type)}"
+    if pa.types.is_struct(kind):
+        return "(" + ", ".join(field.name for field in kind) + ")"
+    return str(kind)
+
+
+def _size_category(rows: int) -> str:
+    bounds = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+    return next((name for most, name in bounds if rows < most), "n>10M")
+
+
 def _write_babi(parts: Iterator[Stories], file: IO[str]) -> None:
     # The third field of a bAbI question names a supporting line; the official files always say 1.
     for part in parts:
@@ -91,6 +158,7 @@ _TEXT_WRITERS: dict[str, Callable[[Iterator[Stories], IO[str]], None]] = {
     "jsonl": _write_lines,
     "json": _write_official,
     "babi": _write_babi,
+    "csv": _write_csv,
 }
 
 
@@ -111,6 +179,10 @@ def write_stream(parts: Iterable[Stories], path: str | Path, format: str) -> Pat
     """
     suffix_of(format)
     target, batches = Path(path), iter(parts)
+    if format == "datasets":
+        with atomic_folder(target) as folder:
+            _write_datasets(batches, folder)
+        return target
     with atomic_path(target) as part:
         if format == "parquet":
             _write_parquet(batches, part)
@@ -214,6 +286,28 @@ def _babi_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         raise _fail(path, f"line {number}: the last story has no question; the file seems cut off")
 
 
+def _is_csv(text: str) -> bool:
+    first = next(csv.reader([text.partition("\n")[0]]), [])
+    return {"story", "question", "label"} <= set(first)
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.DictReader(text.split("\n"), strict=True)
+    try:
+        for row in reader:
+            where = f"line {reader.line_num}"
+            if None in row or None in row.values():
+                raise _fail(path, f"{where}: expected {len(reader.fieldnames or ())} cells, as in the header")
+            filled: Row = {name: cell for name, cell in row.items() if cell != ""}
+            for name in ("story", "facts"):
+                if name in filled:
+                    filled[name] = _parse_json(path, filled[name], f"{where}: field {name!r}: ")
+            yield where, filled
+    except csv.Error as error:
+        raise _fail(path, f"line {reader.line_num}: not valid CSV: {error}") from None
+
+
 def _text_rows(path: Path, raw: bytes) -> Iterator[tuple[str, Any]]:
     text = _decode(path, raw)
     start = text.lstrip()[:1]
@@ -223,6 +317,8 @@ def _text_rows(path: Path, raw: bytes) -> Iterator[tuple[str, Any]]:
         return _json_rows(path, text)
     if _BABI_LINE.match(text.lstrip()):
         return _babi_rows(path, text)
+    if _is_csv(text):
+        return _csv_rows(path, text)
     found = text.strip()[:40]
     raise _fail(path, f"unknown format: begins with {found!r}; expected one of {', '.join(FORMATS)}")
 
@@ -286,8 +382,12 @@ def _check_row(path: Path, where: str, row: Any, index: int, named_k: int | None
 def _load_text(path: Path, raw: bytes) -> Stories:
     in_name = _K_IN_NAME.search(path.stem)
     named_k = int(in_name[1]) if in_name and 1 <= int(in_name[1]) <= MAX_HOPS else None
+    return _from_rows(path, _text_rows(path, raw), named_k)
+
+
+def _from_rows(path: Path, rows: Iterator[tuple[str, Any]], named_k: int | None) -> Stories:
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    for index, (where, row) in enumerate(_text_rows(path, raw)):
+    for index, (where, row) in enumerate(rows):
         for name, value in _check_row(path, where, row, index, named_k).items():
             columns[name].append(value)
     if not columns["id"]:
@@ -328,8 +428,35 @@ def _read_ipc(path: Path) -> pa.Table:
         return pa.ipc.open_file(source).read_all()
 
 
+def _read_saved(path: Path) -> pa.Table:
+    dataset = require("datasets", "train", f"the saved dataset {path}").load_from_disk(str(path))
+    return dataset.with_format("arrow")[:]
+
+
+HUB_PREFIX = "hf-dataset:"
+"""Before the id of a dataset on the Hugging Face hub: ``hf-dataset:OWNER/NAME[@REVISION][:SPLIT]``."""
+
+
+def _load_hub(name: str) -> Stories:
+    datasets = require("datasets", "train", f"{HUB_PREFIX}{name}")
+    rest, _, split = name.partition(":")
+    identity, _, revision = rest.partition("@")
+    try:
+        # Whatever goes wrong between here and the hub (no network, no such dataset, a broken one) is one kind of
+        # failure to the user, and the library raises it under many types.
+        data = datasets.load_dataset(identity, split=split or "test", revision=revision or None)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{HUB_PREFIX}{name}: cannot be loaded: {told}") from None
+    path = Path(identity.replace("/", "-"))
+    return _from_rows(path, ((f"row {i}", row) for i, row in enumerate(data)), None)
+
+
 def load(path: str | Path | Iterable[str | Path]) -> Stories:
     """Load stories from one file or several, in any known format, found by content.
+
+    A folder that `datasets` saved counts as a file, and so does ``hf-dataset:OWNER/NAME[@REVISION][:SPLIT]``, which
+    is fetched by `datasets` (split ``test`` unless one is named).
 
     Columns that a file lacks are filled: ``id`` from the file's name and the row number, ``k_hop`` from a
     ``qa5`` or ``k5`` in the file's name and else from the number of sentences, the others with nulls.
@@ -342,7 +469,11 @@ def load(path: str | Path | Iterable[str | Path]) -> Stories:
     """
     if not isinstance(path, str | Path):
         return Stories.concat([load(one) for one in path])
+    if str(path).startswith(HUB_PREFIX):
+        return _load_hub(str(path).removeprefix(HUB_PREFIX))
     file = Path(path)
+    if (file / "dataset_info.json").is_file():
+        return _load_binary(file, _read_saved, "saved datasets")
     if not file.exists():
         near = did_you_mean(file.name, [p.name for p in file.parent.iterdir()]) if file.parent.is_dir() else ""
         raise _fail(file, f"no such file{near}")

@@ -100,14 +100,14 @@ _COMPASS = {"N": "north", "E": "east", "S": "south", "W": "west"}
 _COMPASS |= {a + b: f"{_COMPASS[a]} {_COMPASS[b]}" for a in "NS" for b in "EW"}
 # "A step below B" begins with an article, "A is below B" with an agent.
 _ARTICLE = re.compile(r"A(?= (?:step|cell|square|single|short|small|little|bit|move|glance)\b)")
-_BEARING = re.compile(r" (?:of|from|side|corner|direction)\b")
+_BEARING = re.compile(r" (?:(?:side|corner|direction) )?of\b")
 _LONG = 3
 
 
 def is_agent_name(name: str) -> bool:
     """Return whether the reader takes this name for an agent wherever it stands in a sentence."""
     match = _NAME.fullmatch(name)
-    return match is not None and (len(name) < _LONG or not is_word(name))
+    return match is not None and (not is_word(name) or (len(name) < _LONG and name.isupper()))
 
 
 def mask(sentence: str) -> tuple[str, tuple[str, ...]]:

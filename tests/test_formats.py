@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 
 import stepgame
 from stepgame.errors import InputError
-from stepgame.formats import FORMATS, load, write, write_stream
+from stepgame.formats import FORMATS, load, suffix_of, write, write_stream
 from stepgame.generate import Recipe, stream
 from stepgame.stories import SCHEMA
 
 ASKED = ("story", "question", "label", "k_hop")
-LOSSLESS = ("parquet", "jsonl", "arrow")
-SUFFIX = {"parquet": "parquet", "jsonl": "jsonl", "json": "json", "babi": "txt", "arrow": "arrow"}
+LOSSLESS = ("parquet", "jsonl", "arrow", "csv", "datasets")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +23,7 @@ def stories():
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_round_trip(tmp_path, stories, format):
-    path = write(stories, tmp_path / f"qa4_test.{SUFFIX[format]}")
+    path = write(stories, tmp_path / f"qa4_test{suffix_of(format)}")
     back = load(path)
     assert back.sha256() == stories.sha256()
     assert [row["story"] for row in back] == [row["story"] for row in stories]
@@ -41,7 +40,8 @@ def test_round_trip(tmp_path, stories, format):
 def test_bytes_are_the_same_every_time(tmp_path, format):
     files = []
     for name in ("a", "b"):
-        files.append(write_stream(stream(Recipe((3,), 200, True)), tmp_path / name, format).read_bytes())
+        path = write_stream(stream(Recipe((3,), 200, True)), tmp_path / name, format)
+        files.append(next(path.glob("*.arrow")).read_bytes() if path.is_dir() else path.read_bytes())
     assert files[0] == files[1]
 
 
@@ -52,6 +52,23 @@ def test_official_shapes(tmp_path, stories):
     lines = write(stories, tmp_path / "x.txt").read_text().split("\n")
     assert lines[0] == f"1 {stories[0]['story'][0]}"
     assert lines[len(stories[0]["story"])].endswith(f"{stories[0]['question']}\t{stories[0]['label']}\t1")
+
+
+def test_a_saved_dataset_has_a_card_and_is_replaced_whole(tmp_path, stories):
+    folder = write(stories, tmp_path / "saved")
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert json.dumps(stories.metadata, indent=2) in card
+    assert all(f"`{name}`" in card for name in SCHEMA.names)
+    write(stories[:3], folder)
+    assert len(load(folder)) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+
+def test_a_hub_dataset_needs_the_hub(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match="hf-dataset:nobody/nothing: cannot be loaded"):
+        load("hf-dataset:nobody/nothing")
 
 
 def test_k_as_text_and_from_names(tmp_path):
@@ -103,6 +120,9 @@ def broken(**changes):
         (b"\xff\xfe{}", "not UTF-8 text at byte 0"),
         (b"PAR1nonsense", "broken Parquet file"),
         (b"ARROW1nonsense", "broken Arrow file"),
+        ('story,question,label\n"[""A is left of B.""]",Where is A relative to B?\n', "line 2: expected 3 cells"),
+        ("story,question,label\nA is left of B.,Where is A?,left\n", "line 2: field 'story': not valid JSON"),
+        ('story,question,label\n"[""A.""]"x,Where?,left\n', "not valid CSV"),
         ("[" * 100_000, "nested too deeply|not valid JSON"),
     ],
 )
