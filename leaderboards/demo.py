@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from leaderboards.board import Board, check_publishable
 from leaderboards.plots import plot_accuracy
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     from harness import Run
 
-__all__ = ["CONTESTANTS", "Contestant", "Demo", "accuracy_table", "run_demo"]
+__all__ = ["ANSWER_TOKENS", "CONTESTANTS", "Contestant", "Demo", "accuracy_table", "run_demo"]
+
+ANSWER_TOKENS = 32
+"""Longest text a contestant may write; the form asked for takes about eight tokens, a full sentence twenty."""
 
 
 class Contestant(NamedTuple):
@@ -144,8 +147,6 @@ def run_demo(
             not set. Nothing has been asked then.
         MissingExtraError: if the built-in model's or the plot's libraries are not installed.
     """
-    from harness import evaluate
-
     out = Path(out)
     asked: dict[str, object] = {"hops": list(parse_hops(hops)), "per_hop": per_hop, "seed": seed}
     if per_hop < 1:
@@ -157,29 +158,38 @@ def run_demo(
             _refuse_other_stories(folder, asked)
     say = say or _terminal()
     say(f"{_stories(asked)}, official protocol, with noise: {len(parse_hops(hops)) * per_hop} stories for each model")
+    stories: dict[str, Any] = {**asked, "noise": True, "protocol": "official", "split": "test"}
     runs = []
     for contestant, folder in zip(contestants, folders, strict=True):
         known = not overwrite and (folder / "results.json").is_file()
         say(f"{contestant.name}: {contestant.about}" + (" (finished before, reused)" if known else ""))
-        runs.append(
-            evaluate(
-                contestant.model,
-                task="stepgame",
-                hops=parse_hops(hops),
-                per_hop=per_hop,
-                noise=True,
-                protocol="official",
-                split="test",
-                seed=seed,
-                prompt="zero-shot",
-                score=contestant.score,
-                out=folder,
-                overwrite=overwrite,
-                resume=not overwrite,
-            )
-        )
+        runs.append(_ask(contestant, folder, stories, overwrite))
     again = f"--hops {format_hops(parse_hops(hops))} --per-hop {per_hop} --noise --seed {seed}"
     return _show(out, runs, [contestant.name for contestant in contestants], again, say)
+
+
+def _ask(contestant: Contestant, folder: Path, stories: dict[str, Any], overwrite: bool) -> Run:
+    """Make one run, or go on with the one that is there."""
+    from harness import evaluate
+
+    begun = (folder / "manifest.json").is_file()
+    try:
+        return evaluate(
+            contestant.model,
+            task="stepgame",
+            **stories,
+            prompt="zero-shot",
+            score=contestant.score,
+            max_tokens=ANSWER_TOKENS,
+            out=folder,
+            overwrite=overwrite,
+            resume=not overwrite,
+        )
+    except InputError as error:
+        if overwrite or not begun:
+            raise
+        # The prompt, the model or the stories may have changed with the version since the demo was begun.
+        raise InputError(f"{error}; for the demo: ask again with --overwrite, or choose another --out") from None
 
 
 def _require_libraries(contestants: Sequence[Contestant]) -> None:

@@ -102,12 +102,14 @@ class Rows(NamedTuple):
     @property
     def mislabelled(self) -> Mask:
         """[n] bool, whether the label is not the literal answer of a connected story."""
-        return (self.answer >= 0) & (self.answer != self.label)
+        wrong: Mask = (self.answer >= 0) & (self.answer != self.label)
+        return wrong
 
     @property
     def readable(self) -> Mask:
         """[n] bool, whether every sentence and the question can be read."""
-        return (self.unreadable == 0) & self.asked
+        whole: Mask = (self.unreadable == 0) & self.asked
+        return whole
 
 
 def _first_of(story: I64, chosen: Mask, count: int) -> I64:
@@ -141,8 +143,6 @@ def _guesses(verdicts: Verdicts, bounds: NDArray[np.int32], asked_head: U64, ask
 
 def _examine_block(table: pa.Table) -> Rows:
     stories, questions = (table[name].combine_chunks() for name in ("story", "question"))
-    if isinstance(stories, pa.ChunkedArray):
-        stories, questions = stories.chunk(0), questions.chunk(0)
     bounds = np.asarray(stories.offsets).astype(np.int32)
     bounds -= bounds[0]
     verdicts = judge_all(table)

@@ -18,11 +18,12 @@ from stepgame.formats import FORMATS, load, suffix_of, write
 
 __all__ = ["audit", "fix"]
 
+_PLAIN_WIDTH = 110
 _NO_K = ("json", "babi")
 """Formats that have no room for ``k_hop``."""
 
 
-def _check_output(flag: str, target: Path | None, inputs: list[Path]) -> None:
+def _check_report(flag: str, target: Path | None, inputs: list[Path]) -> None:
     """Refuse, before any work is done, what would fail or destroy data."""
     if target is None:
         return
@@ -42,11 +43,12 @@ def audit(
     """Find what is wrong with a data set, by kind and by hops; exits with 1 if there are findings."""
     inputs = [*files, *([against] if against else [])]
     for flag, target in (("--json", json), ("--html", html)):
-        _check_output(flag, target, inputs)
+        _check_report(flag, target, inputs)
     if html is not None:
         require("matplotlib", "report", "--html")
     report = judge(files, against=against, examples=examples)
-    print_report(Console(file=sys.stdout), report)
+    # Without a terminal there is no width to fit, and the tables are read better whole.
+    print_report(Console(file=sys.stdout, width=None if sys.stdout.isatty() else _PLAIN_WIDTH), report)
     if json is not None:
         write_text(json, report.to_json())
     if html is not None:
@@ -57,7 +59,9 @@ def audit(
 
 def fix(
     file: Annotated[Path, typer.Argument(help="A file of stories in any known format.")],
-    out: Annotated[Path, typer.Option(help="The file to write; its suffix says the format.")],
+    out: Annotated[
+        Path, typer.Option(help="The file to write; its suffix says the format, none the folder of `datasets`.")
+    ],
     relabel: Annotated[
         bool, typer.Option("--relabel", help="Give mislabelled rows the literal label instead of dropping them.")
     ] = False,
@@ -66,10 +70,12 @@ def fix(
     """Write the rows of a data set that pass its audit, or relabel them; says how many of each."""
     formats = {suffix_of(name): name for name in FORMATS}
     if out.suffix not in formats:
-        raise InputError(f"--out {out}: the suffix {out.suffix!r} names no format; use one of {', '.join(formats)}")
-    _check_output("--out", out, [])
+        known = ", ".join(suffix for suffix in formats if suffix)
+        raise InputError(f"--out {out}: the suffix {out.suffix!r} names no format; use one of {known}")
     if out.exists() and not overwrite:
         raise InputError(f"--out {out}: is there already; use --overwrite to replace it")
+    if out.is_dir() and not (formats[out.suffix] == "datasets" and (out / "dataset_info.json").is_file()):
+        raise InputError(f"--out {out}: is a folder that holds other things; name a file or a new folder")
     stories = load(file)
     fixed, report = repair(stories, relabel=relabel)
     if not len(fixed):

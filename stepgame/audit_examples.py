@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from stepgame.read import Fact, UnreadableError, read_question, read_sentence
-from stepgame.relations import Relation
 from stepgame.solve import Answer, ContradictionError, SolveError, solve_facts
 
 __all__ = ["Example", "explain"]
@@ -66,8 +65,8 @@ def _why_contradictory(story: Sequence[str], sentence: int) -> str:
     except ContradictionError as error:
         dx, dy = error.implied
         return (
-            f"it says {_told(error.fact)}, but by the sentences before it {closing.head} is "
-            f"{Relation.of(dx, dy).label} of {closing.tail} at ({dx:+d}, {dy:+d})"
+            f"it says {_told(error.fact)}, one step, but the sentences before it put {closing.head} "
+            f"({dx:+d}, {dy:+d}) from {closing.tail}"
         )
     return "it closes a contradiction"
 

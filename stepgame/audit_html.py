@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import stepgame
-from stepgame.audit_report import HEADINGS, percent, printable, short_names, shown_kinds, verdict
+from stepgame.audit_report import HEADINGS, printable, short_names, shown_kinds, verdict
 from stepgame.audit_tally import BASELINES, FINDINGS, INFORMATION, Tally
 from stepgame.errors import require
 from stepgame.relations import NAMES
@@ -69,6 +69,10 @@ li { margin-bottom: .5rem; } li q { quotes: none; } dt { font-weight: 600; } dd 
 
 def _text(value: object) -> str:
     return html.escape(printable(str(value)))
+
+
+def _heading(kind: str) -> str:
+    return HEADINGS[kind].replace("-\n", "").replace("\n", " ")
 
 
 def _svg(figure: Figure, name: str, description: str) -> str:
@@ -146,7 +150,7 @@ def _plot_balance(report: AuditReport) -> str:
     means = [tally.mean_hops for tally in report.by_k.values()]
     hops.plot(range(len(ks)), [float("nan") if mean is None else mean for mean in means], color=_SERIES[0], marker="o")
     hops.plot(range(len(ks)), ks, color=_INK, linestyle=":", linewidth=1)
-    hops.set_ylabel("mean links that the answer needs")
+    hops.set_ylabel("mean links needed")
     hops.set_title("hops (dotted: k)")
     _mark_k(hops, ks)
     return _svg(
@@ -173,7 +177,7 @@ def _cell(value: str, fault: bool = False) -> str:
 
 def _findings_table(report: AuditReport, caption: str, first: str, rows: list[tuple[str, Tally]]) -> str:
     kinds = shown_kinds(report)
-    headings = [first, "stories", *(HEADINGS[kind].replace("- ", "") for kind in kinds)]
+    headings = [first, "stories", *(_heading(kind) for kind in kinds)]
     if len(rows) > 1:
         rows = [*rows, ("all", report.all)]
     lines = [
@@ -185,12 +189,12 @@ def _findings_table(report: AuditReport, caption: str, first: str, rows: list[tu
 
 
 def _information_table(report: AuditReport) -> str:
-    headings = ["k", "mean hops", "label entropy", *(name.replace("_", " ") for name in BASELINES)]
-    headings += [HEADINGS[kind] for kind in INFORMATION]
+    headings = ["k", "mean hops", "label entropy", *(f"{name.replace('_', ' ')}, %" for name in BASELINES)]
+    headings += [_heading(kind) for kind in INFORMATION]
     lines = []
     for name, tally in [*((str(k), tally) for k, tally in report.by_k.items()), ("all", report.all)]:
         cells = ["-" if tally.mean_hops is None else f"{tally.mean_hops:.2f}", f"{tally.label_entropy:.3f}"]
-        cells += [percent(accuracy) for accuracy in tally.baselines.values()]
+        cells += [f"{100 * accuracy:.1f}" for accuracy in tally.baselines.values()]
         cells += [f"{tally.counts[kind]:,}" for kind in INFORMATION]
         lines.append([name, *map(_cell, cells)])
     return _table("Balance, baselines and repeats by k (no findings)", headings, lines, True)
@@ -205,7 +209,7 @@ def _examples(report: AuditReport, names: list[str]) -> str:
                 place = "" if example.sentence is None else f", sentence {example.sentence}"
                 where = f"{name}, row {example.row} (k = {example.k_hop}){place}"
                 items.append(
-                    f'<li><span class="soft">{_text(where)}</span><br><q>{_text(example.text)}</q><br>'
+                    f'<li><span class="soft">{_text(where)}</span><br/><q>{_text(example.text)}</q><br/>'
                     f"{_text(example.what)}</li>"
                 )
         if items:
@@ -253,9 +257,10 @@ def to_html(report: AuditReport) -> str:
         _glossary(),
         f'<p class="soft">stepgame {stepgame.__version__}</p>',
     ]
+    body = "\n".join(section for section in sections if section)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Audit: {_text(verdict(report))}</title><style>{_CSS}</style></head>\n"
-        f"<body><main>\n{'\n'.join(section for section in sections if section)}\n</main></body></html>\n"
+        f"<body><main>\n{body}\n</main></body></html>\n"
     )

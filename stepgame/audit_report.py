@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import io
-import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stepgame.audit_tally import BASELINES, FINDINGS, INFORMATION, Tally
+from stepgame.audit_tally import FINDINGS, INFORMATION, Tally
 
 if TYPE_CHECKING:
     from stepgame.audit import AuditReport
 
-__all__ = ["HEADINGS", "percent", "print_report", "printable", "short_names", "shown_kinds", "to_text", "verdict"]
+__all__ = [
+    "HEADINGS",
+    "print_report",
+    "printable",
+    "short_names",
+    "shown_information",
+    "shown_kinds",
+    "to_text",
+    "verdict",
+]
 
 HEADINGS: dict[str, str] = {
-    "unreadable_sentences": "unreadable sentences",
-    "stories_unreadable": "stories with one",
-    "unreadable_questions": "unreadable questions",
-    "contradictory": "contra- dictory",
-    "unconnected": "uncon- nected",
-    "mislabelled": "mis- labelled",
-    "duplicates": "dupli- cates",
-    "overlap": "overlap",
-    "duplicates_reordered": "duplicates in any order",
-    "repeated_layouts": "repeated layouts",
-    "in_earlier_files": "in earlier files",
+    "unreadable_sentences": "unreadable\nsentences",
+    "stories_unreadable": "stories\nwith one",
+    "unreadable_questions": "unreadable\nquestions",
+    "contradictory": "contra-\ndictory",
+    "unconnected": "uncon-\nnected",
+    "mislabelled": "mis-\nlabelled",
+    "duplicates": "dupli-\ncates",
+    "overlap": "\noverlap",
+    "duplicates_reordered": "duplicates,\nany order",
+    "repeated_layouts": "repeated\nlayouts",
+    "in_earlier_files": "in earlier\nfiles",
 }
-"""Column headings; ``- `` is where a narrow column may break."""
+"""Column headings of the counts, on two lines."""
 
 _OPTIONAL = ("unreadable_questions", "overlap")
 """Columns that are left out where there is nothing in them."""
@@ -41,23 +51,16 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
-def percent(share: float) -> str:
-    """Write a share of 0 to 1 as per cent."""
-    return f"{100 * share:.1f} %"
-
-
 def short_names(files: list[str]) -> list[str]:
     """Leave out the folder that all files lie in."""
-    folder = os.path.dirname(files[0])
-    if folder and all(os.path.dirname(file) == folder for file in files):
-        return [os.path.basename(file) for file in files]
-    return files
+    folders = {Path(file).parent for file in files}
+    return [Path(file).name for file in files] if len(folders) == 1 else files
 
 
 def verdict(report: AuditReport) -> str:
     """Say in one line what was found."""
     audited = f"{report.all.stories:,} stories in {len(report.files)} file{'s' if len(report.files) > 1 else ''}"
-    found = [f"{count:,} {kind.replace('_', ' ')}" for kind, count in report.findings.items()]
+    found = [f"{kind.replace('_', ' ')} {count:,}" for kind, count in report.findings.items()]
     return f"{audited}: {', '.join(found) or 'clean'}"
 
 
@@ -67,19 +70,26 @@ def shown_kinds(report: AuditReport) -> list[str]:
     return [kind for kind in FINDINGS if kind in counts and (kind not in _OPTIONAL or counts[kind])]
 
 
+def shown_information(report: AuditReport) -> list[str]:
+    """Return the counts that make no finding and that a table of this report has columns for."""
+    counts = report.all.counts
+    told = {"duplicates_reordered": counts["duplicates"], "repeated_layouts": -1, "in_earlier_files": 0}
+    return [kind for kind in INFORMATION if counts[kind] != told[kind]]
+
+
 def _table(title: str, first: str, headings: list[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", show_footer=False)
-    table.add_column(first, overflow="fold", justify="left")
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(f"\n{first}", overflow="fold", justify="left")
     for heading in headings:
-        table.add_column(heading.replace("- ", "-\n" if " " not in heading.replace("- ", "") else ""), justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
 def _findings_table(report: AuditReport, title: str, first: str, rows: list[tuple[str, Tally]]) -> Table:
     kinds = shown_kinds(report)
-    table = _table(title, first, ["stories", *(HEADINGS[kind] for kind in kinds)])
+    table = _table(title, first, ["\nstories", *(HEADINGS[kind] for kind in kinds)])
     for name, tally in rows:
-        cells = [Text(f"{tally.counts[kind]:,}", "bold red" if tally.counts[kind] else "dim") for kind in kinds]
+        cells = [Text(f"{tally.counts[kind]:,}", "red" if tally.counts[kind] else "dim") for kind in kinds]
         table.add_row(Text(printable(name)), f"{tally.stories:,}", *cells)
     if len(rows) > 1:
         table.add_section()
@@ -88,22 +98,24 @@ def _findings_table(report: AuditReport, title: str, first: str, rows: list[tupl
 
 
 def _information_table(report: AuditReport) -> Table:
-    headings = ["mean hops", "label entropy", *(name.replace("_", " ") for name in BASELINES)]
-    headings += [HEADINGS[kind] for kind in INFORMATION]
-    table = _table("Balance, what baselines reach without reasoning, and repeats (no findings)", "k", headings)
-    rows = [(str(k), tally) for k, tally in report.by_k.items()]
-    for name, tally in [*rows, ("all", report.all)]:
+    kinds = shown_information(report)
+    headings = ["mean\nhops", "label\nentropy", "\nmajority", "first\nsentence", "last\nsentence", "asked\nhead"]
+    headings += ["asked\npair", *(HEADINGS[kind] for kind in kinds)]
+    table = _table("For information: balance, accuracy in % without reasoning, repeats", "k", headings)
+    by_k = [(str(k), tally) for k, tally in report.by_k.items()]
+    for name, tally in [*by_k, ("all", report.all)] if len(by_k) > 1 else by_k:
         if name == "all":
             table.add_section()
-        mean = tally.mean_hops
-        cells = ["-" if mean is None else f"{mean:.2f}", f"{tally.label_entropy:.3f}"]
-        cells += [percent(accuracy) for accuracy in tally.baselines.values()]
-        table.add_row(name, *cells, *(f"{tally.counts[kind]:,}" for kind in INFORMATION))
+        cells = ["-" if tally.mean_hops is None else f"{tally.mean_hops:.2f}", f"{tally.label_entropy:.3f}"]
+        cells += [f"{100 * accuracy:.1f}" for accuracy in tally.baselines.values()]
+        table.add_row(name, *cells, *(f"{tally.counts[kind]:,}" for kind in kinds))
     return table
 
 
 def _print_examples(console: Console, report: AuditReport, names: list[str]) -> None:
     """Show for each kind of finding a few rows, those of the first files that have it."""
+    if any(file.examples for file in report.files):
+        console.print(Text("Examples (rows and sentences count from 0)", "bold"))
     for kind, meaning in FINDINGS.items():
         few = [
             (name, example)

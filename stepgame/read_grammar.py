@@ -151,7 +151,8 @@ def _check_words(tokens: list[Token]) -> None:
 
 
 def _check_agents(tokens: list[Token]) -> None:
-    slots = [token.slot for token in tokens if token.kind is Kind.AGENT]
+    # "The former" stands for an agent and names none.
+    slots = [token.slot for token in tokens if token.kind is Kind.AGENT and token.word.startswith("{")]
     distinct = len(set(slots))
     if distinct == 2:
         if set(slots) != {0, 1}:

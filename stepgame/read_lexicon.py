@@ -39,7 +39,6 @@ class Kind(Enum):
     VERB = "verb"
     STRANGE_VERB = "strange verb"
     WHERE = "where"
-    ASK = "ask"
     RESPECTIVELY = "respectively"
     BAD = "bad"
 
@@ -125,6 +124,7 @@ _FILLER = (
     "state determine most because since given 'd 'll 've"
 )
 _FILLER_PHRASES = (
+    "how|which way|"
     "over there|over here|each other|one another|next to each other|next to one another|side by side|of the two|"
     "the two|the two of them|of them|between them|off center|off centre|as well|a clock face|relative to each other|"
     "of each other|it is|it 's|to each other|with each other|of a clock|of the clock|from each other|"
@@ -183,7 +183,6 @@ _GROUPS: tuple[tuple[Kind, list[str]], ...] = (
     (Kind.AND, ["and"]),
     (Kind.WITH, ["with"]),
     (Kind.WHERE, ["where"]),
-    (Kind.ASK, ["how", "which way"]),
     (Kind.RESPECTIVELY, ["respectively"]),
 )
 _REFUSED: tuple[tuple[str, list[str]], ...] = (
@@ -249,7 +248,7 @@ _NUMBERS = {
     for value, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
 }
 _ORDINALS = {"former": 0, "first": 0, "latter": 1, "second": 1}
-_PIECES = re.compile(r"\{\d+\}|\d{1,2}:\d\d|\d+|o'clock|(?:[^\W\d_]+n't)|[^\W\d_]+|'[a-z]*|[.,;:!?()]|\S")
+_PIECES = re.compile(r"\{\d{1,4}\}|\d{1,2}:\d\d|\d+|o'clock|(?:[^\W\d_]+n't)|[^\W\d_]+|'[a-z]*|[.,;:!?()]|\S")
 _DASHES = str.maketrans(
     {"’": "'", "‘": "'", "`": "'", "´": "'", "‐": "-", "‑": "-", "–": ",", "—": ",", "°": " degrees "}
 )

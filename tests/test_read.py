@@ -182,7 +182,19 @@ def test_any_question_gives_two_agents_or_a_reason(text: str) -> None:
     assert {head, tail} == set(mask(text)[1])
 
 
-@given(st.sampled_from(["{9} is left of {3}", "{0} is {", "{2} left of {2}", "{}", "{0} {1} {0", "{0} is left of {12"]))
+@given(
+    st.sampled_from(
+        [
+            "{9} is left of {3}",
+            "{0} is {",
+            "{2} left of {2}",
+            "{}",
+            "{0} {1} {0",
+            "{0} is left of {12",
+            "{" + "9" * 5000 + "} is below {1}",
+        ]
+    )
+)
 def test_shapes_that_mask_never_makes_are_refused(shape: str) -> None:
     assert read_shape(shape).reason
 

@@ -1,0 +1,48 @@
+"""Shared by all tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from harness.models.hf import HFModel
+
+CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def command_line() -> CommandLine:
+    """Return a function that runs the real command line in a process of its own."""
+
+    def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "stepgame.cli", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            env=os.environ | environment,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Iterator[HFModel]:
+    """Return the built-in model, loaded once."""
+    pytest.importorskip("torch")
+    import torch
+
+    from harness.models.hf import HFModel
+    from harness.models.registry import parse_model
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(min(2, threads))
+    yield HFModel.load(parse_model("smollm2", device="cpu"), lambda _: [])
+    torch.set_num_threads(threads)
