@@ -36,11 +36,15 @@ Tokens = Sequence[int]
 def packable(model: PreTrainedModel) -> bool:
     """Whether a model's attention lets each token see any chosen set of earlier ones, at any distance.
 
-    Sliding windows, recurrent layers and the like do not, and neither do attention kernels that take no mask; such
+    Sliding windows, recurrent layers and the like do not, and neither do attention kernels that take no mask. Rotary
+    frequencies that change with the length of the input would differ between a prompt read at once and in parts. Such
     models are scored by `plain_scores`.
     """
     config = model.config.get_text_config(decoder=True)
     if config._attn_implementation not in ("sdpa", "eager"):
+        return False
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type", "default") in ("dynamic", "longrope"):
         return False
     layers = DynamicCache(config=model.config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)

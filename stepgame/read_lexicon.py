@@ -260,6 +260,8 @@ _COPULAS = frozenset("is are was were stands sits lies rests stays waits ,".spli
 _VIEWERS = frozenset("you one we someone looking standing seen viewed going moving starting".split())
 _CENTRES = frozenset("center centre middle origin reference".split())
 _AGENTIVE = frozenset("placed located positioned situated set put found seen observed spotted viewed".split())
+# After these, "it is A" tells where A is as seen from "it", and no new clause begins.
+_BEFORE_GROUND = frozenset("above below over under underneath beneath of from atop".split())
 _SEEING = frozenset("seen viewed looking observed looked".split())
 
 
@@ -326,6 +328,8 @@ def _special(words: list[str], at: int, clock: bool) -> tuple[Token | None, int]
         pass
     elif word in {"steps", "moves"} and before.startswith("{"):
         token = Token(Kind.STRANGE_VERB, word)
+    elif word == "it" and after in {"is", "'s"} and before in _BEFORE_GROUND:
+        token = Token(Kind.IT, word)
     elif word == "by":
         token = Token(Kind.NEAR if before in _COPULAS else Kind.BY, word)
     elif (reason := _refusal(words, at)) is not None:
