@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stepgame.audit import AuditReport, audit
+    from stepgame.fix import fix
     from stepgame.formats import load
     from stepgame.generate import generate
     from stepgame.read import read_question, read_sentence
@@ -28,6 +29,7 @@ __all__ = [
     "Stories",
     "__version__",
     "audit",
+    "fix",
     "generate",
     "load",
     "read_question",
@@ -39,6 +41,7 @@ _HOMES = {
     "Answer": "stepgame.solve",
     "AuditReport": "stepgame.audit",
     "audit": "stepgame.audit",
+    "fix": "stepgame.fix",
     "Relation": "stepgame.relations",
     "Stories": "stepgame.stories",
     "generate": "stepgame.generate",

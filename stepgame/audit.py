@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from stepgame.audit_examples import Example, explain
 from stepgame.audit_keys import layout_keys, text_keys
 from stepgame.audit_tally import FINDINGS, Tally
-from stepgame.bulk import Verdicts, _read_column, judge_all
+from stepgame.bulk import Verdicts, judge_all, read_questions
 from stepgame.errors import InputError
 from stepgame.formats import load
 from stepgame.layout import I16, I64
@@ -146,7 +146,7 @@ def _examine_block(table: pa.Table) -> Rows:
     bounds = np.asarray(stories.offsets).astype(np.int32)
     bounds -= bounds[0]
     verdicts = judge_all(table)
-    _, asked_head, asked_tail = _read_column(questions, question=True)
+    _, asked_head, asked_tail = read_questions(questions)
     layout, hops = layout_keys(bounds, verdicts.readings, asked_head, asked_tail)
     exact, unordered = text_keys(bounds, stories.flatten(), questions)
     labels = pc.index_in(table["label"], value_set=pa.array(NAMES)).to_numpy()
@@ -282,7 +282,7 @@ class AuditReport:
         return not self.findings
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, ready for JSON; ``docs`` of the kinds are in `stepgame.audit_tally`."""
+        """Return plain data, ready for JSON; `stepgame.audit_tally` says what each count means."""
         totals = {**self.all.to_dict(), "by_k": {str(k): tally.to_dict() for k, tally in self.by_k.items()}}
         return {
             "format": FORMAT,

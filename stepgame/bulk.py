@@ -21,7 +21,7 @@ from stepgame.read import Reading, is_agent_name, mask, read_question_shape, rea
 from stepgame.relations import VECTORS, Relation
 from stepgame.render import U8
 
-__all__ = ["STATUSES", "Readings", "Verdicts", "judge_all", "read_all"]
+__all__ = ["STATUSES", "Readings", "Verdicts", "judge_all", "read_all", "read_questions"]
 
 STATUSES = ("answered", "unreadable", "contradictory", "unconnected")
 """What can become of a story, as `stepgame.solve.judge` has it; the position is the code."""
@@ -329,6 +329,16 @@ def read_all(sentences: pa.StringArray) -> Readings:
     return Readings(*_read_column(sentences, question=False))
 
 
+def read_questions(questions: pa.StringArray) -> tuple[NDArray[np.bool_], U64, U64]:
+    """Read n questions, as `stepgame.read.read_question` reads each.
+
+    Returns:
+        [n] whether it can be read, and the head's and the tail's name as numbers like those of `Readings`.
+    """
+    codes, head, tail = _read_column(questions, question=True)
+    return codes >= 0, head, tail
+
+
 _DX = np.array([dx for dx, _ in VECTORS], np.int64)
 _DY = np.array([dy for _, dy in VECTORS], np.int64)
 _OF = np.array([[Relation.of(dx, dy) for dy in (-1, 0, 1)] for dx in (-1, 0, 1)], np.int8)
@@ -417,8 +427,7 @@ def judge_all(table: pa.Table) -> Verdicts:
     bounds = np.asarray(stories.offsets).astype(np.int32)
     bounds = bounds - bounds[0]
     readings = read_all(sentences)
-    codes, head, tail = _read_column(questions, question=True)
-    asked = codes >= 0
+    asked, head, tail = read_questions(questions)
     out = np.empty((len(stories), 4), np.int32)
     longest = int(np.diff(bounds).max(initial=0))
     _solve_all(bounds, *readings, head, tail, longest, out)

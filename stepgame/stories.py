@@ -85,7 +85,7 @@ class Stories:
     def __getitem__(self, key: int | slice) -> Any:
         """Return one row as a dict, or the stories of a slice."""
         if isinstance(key, slice):
-            return Stories(self.table.take(list(range(*key.indices(len(self))))), self.metadata)
+            return Stories(self.table.take(pa.array(range(*key.indices(len(self))), pa.int64())), self.metadata)
         if not -len(self) <= key < len(self):
             raise IndexError(f"story {key} of {len(self)}")
         return self.table.slice(key % len(self), 1).to_pylist()[0]

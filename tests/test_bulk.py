@@ -99,7 +99,7 @@ def test_slices_and_chunks_of_a_table():
     assert part.label.tolist() == whole.label.tolist()[7:12]
     joined = pa.concat_tables([made.table.slice(0, 7), made.table.slice(7)])
     assert judge_all(joined).label.tolist() == whole.label.tolist()
-    empty = judge_all(made.table.slice(0, 0))
+    empty = judge_all(made[:0].table)
     assert len(empty.status) == 0
 
 
