@@ -121,8 +121,8 @@ class Bank:
 
 
 def split_slots(pattern: str) -> tuple[str, ...]:
-    """Cut a pattern at its slots, which stay in it as ``{head}`` and ``{tail}``."""
-    return tuple(piece for piece in _SLOT.split(pattern) if piece)
+    """Cut a pattern at its slots: literal, slot, literal, ..., literal; literals may be empty."""
+    return tuple(_SLOT.split(pattern))
 
 
 def _render(pattern: str, head: str, tail: str) -> str:

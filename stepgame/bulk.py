@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stepgame.compiled import compiled
+from stepgame.compiled import kernel
 from stepgame.layout import I8, I32, I64
 from stepgame.philox import U64
 from stepgame.read import Reading, is_agent_name, mask, read_question_shape, read_shape
@@ -32,6 +32,9 @@ _SEED = np.uint64(0x9E3779B97F4A7C15)
 _PRIME = np.uint64(0xFF51AFD7ED558CCD)
 _LONG_NAME = np.uint64(1) << np.uint64(63)
 _HIGH = np.uint64(32)
+
+# Instead of a number of agents: this sentence goes the scalar way; it has a word that is not in the vocabulary.
+_SCALAR, _NEW_WORD = -1, -2
 
 # Classes of bytes: 0 other, 1 digit or underscore, 2 lower case, 3 upper case, 4 beyond ASCII.
 _CLASS = np.zeros(256, np.int8)
@@ -91,13 +94,13 @@ class Verdicts(NamedTuple):
     readings: Readings
 
 
-@compiled
+@kernel
 def _mix(state: np.uint64, byte: int) -> np.uint64:
     value: np.uint64 = (state ^ np.uint64(byte)) * _PRIME
     return value ^ (value >> _HIGH)
 
 
-@compiled
+@kernel
 def _name_number(data: U8, start: int, stop: int) -> np.uint64:
     """Number a name: its bytes for up to eight, a hash beyond."""
     number = np.uint64(0)
@@ -111,14 +114,14 @@ def _name_number(data: U8, start: int, stop: int) -> np.uint64:
     return number | _LONG_NAME
 
 
-@compiled
+@kernel
 def _word_end(data: U8, at: int, stop: int) -> int:
     while at < stop and 1 <= _CLASS[data[at]] <= 3:
         at += 1
     return at
 
 
-@compiled
+@kernel
 def _is_plain(data: U8, start: int, stop: int) -> bool:
     """Whether a capitalised word is an agent whatever the vocabulary: one or two characters, no lower case."""
     if stop - start > 2:
@@ -126,7 +129,7 @@ def _is_plain(data: U8, start: int, stop: int) -> bool:
     return stop - start == 1 or _CLASS[data[start + 1]] != 2
 
 
-@compiled
+@kernel
 def _follows(data: U8, at: int, stop: int, words: U8, offsets: I64) -> bool:
     """Whether the text goes on with one of the words."""
     for word in range(len(offsets) - 1):
@@ -140,7 +143,7 @@ def _follows(data: U8, at: int, stop: int, words: U8, offsets: I64) -> bool:
     return False
 
 
-@compiled
+@kernel
 def _is_compass(data: U8, start: int, stop: int) -> bool:
     first = data[start]
     if stop - start == 1:
@@ -148,11 +151,19 @@ def _is_compass(data: U8, start: int, stop: int) -> bool:
     return stop - start == 2 and first in (78, 83) and data[start + 1] in (69, 87)
 
 
-@compiled
-def _capitals(data: U8, offsets: I32, keys: U64, starts: I64, lengths: I64) -> int:
-    """Collect the capitalised words that the vocabulary must decide about; return how many."""
+@kernel
+def _is_doubtful(data: U8, start: int, end: int, stop: int) -> bool:
+    """Whether a name may be a compass letter or the article, by what follows it."""
+    if _is_compass(data, start, end) and _follows(data, end, stop, _AFTER_COMPASS[0], _AFTER_COMPASS[1]):
+        return True
+    return data[start] == 65 and end - start == 1 and _follows(data, end, stop, _AFTER_ARTICLE[0], _AFTER_ARTICLE[1])
+
+
+@kernel
+def _capitals(data: U8, offsets: I32, rows: I64, keys: U64, starts: I64, lengths: I64) -> int:
+    """Collect the capitalised words that the vocabulary must decide about, as many as fit; return their number."""
     found = 0
-    for row in range(len(offsets) - 1):
+    for row in rows:
         at, stop = offsets[row], offsets[row + 1]
         while at < stop:
             kind = _CLASS[data[at]]
@@ -168,7 +179,7 @@ def _capitals(data: U8, offsets: I32, keys: U64, starts: I64, lengths: I64) -> i
     return found
 
 
-@compiled
+@kernel
 def _find(table: U64, ids: I32, key: np.uint64) -> int:
     """Return the slot of a key in an open-addressed table, or of the free place for it (``ids`` < 0)."""
     slot = np.int64((key * _PRIME) >> _HIGH) & (len(table) - 1)
@@ -177,7 +188,7 @@ def _find(table: U64, ids: I32, key: np.uint64) -> int:
     return slot  # type: ignore[return-value]  # an int, compiled
 
 
-@compiled
+@kernel
 def _intern(keys: U64, table: U64, ids: I32, out: I32, first: I64) -> int:
     """Number the distinct keys in order of appearance: ``out`` per key, ``first`` where each appears."""
     count = 0
@@ -190,9 +201,11 @@ def _intern(keys: U64, table: U64, ids: I32, out: I32, first: I64) -> int:
     return count
 
 
-@compiled
-def _mask_row(data: U8, at: int, stop: int, table: U64, ids: I32, agent: I8, names: U64) -> tuple[np.uint64, int]:
-    """Hash one sentence with its agents masked; the second value is the number of agents, -1 for the scalar way."""
+@kernel
+def _mask_row(
+    data: U8, at: int, stop: int, table: U64, ids: I32, agent: I8, names: U64, row: int
+) -> tuple[np.uint64, int]:
+    """Hash one sentence with its agents masked; the second value is the number of agents, or why there is none."""
     shape, agents, lower = _SEED, 0, False
     while at < stop:
         byte = data[at]
@@ -200,44 +213,47 @@ def _mask_row(data: U8, at: int, stop: int, table: U64, ids: I32, agent: I8, nam
         lower = lower or kind == 2
         if kind == 4:
             if at + 2 >= stop or data[at] != _CURLY[0] or data[at + 1] != _CURLY[1] or data[at + 2] != _CURLY[2]:
-                return shape, -1
+                return shape, _SCALAR
             shape, at = _mix(shape, 39), at + 3
             continue
         if byte in (123, 125):  # braces mark agents in shapes
-            return shape, -1
+            return shape, _SCALAR
         if not 1 <= kind <= 3:
             shape, at = _mix(shape, byte), at + 1
             continue
         end = _word_end(data, at, stop)
         is_agent = kind == 3
         if is_agent and not _is_plain(data, at, end):
-            is_agent = agent[ids[_find(table, ids, _name_number(data, at, end))]] == 1
+            word = ids[_find(table, ids, _name_number(data, at, end))]
+            if word < 0:
+                return shape, _NEW_WORD
+            is_agent = agent[word] == 1
         if not is_agent:
             for i in range(at, end):
                 lower = lower or _CLASS[data[i]] == 2
                 shape = _mix(shape, data[i])
             at = end
             continue
-        if _is_compass(data, at, end) and _follows(data, end, stop, _AFTER_COMPASS[0], _AFTER_COMPASS[1]):
-            return shape, -1
-        if byte == 65 and end - at == 1 and _follows(data, end, stop, _AFTER_ARTICLE[0], _AFTER_ARTICLE[1]):
-            return shape, -1
+        if _is_doubtful(data, at, end, stop):
+            return shape, _SCALAR
         name, slot = _name_number(data, at, end), 0
-        while slot < agents and names[slot] != name:
+        while slot < agents and names[row, slot] != name:
             slot += 1
         if slot == agents:
-            if agents == len(names):
-                return shape, -1
-            names[slot] = name
+            if agents == names.shape[1]:
+                return shape, _SCALAR
+            names[row, slot] = name
             agents += 1
         shape, at = _mix(shape, 256 + slot), end
-    return shape, agents if lower else -1
+    return shape, agents if lower else _SCALAR
 
 
-@compiled
-def _mask_all(data: U8, offsets: I32, table: U64, ids: I32, agent: I8, shapes: U64, names: U64, counts: I8) -> None:
-    for row in range(len(offsets) - 1):
-        shapes[row], counts[row] = _mask_row(data, offsets[row], offsets[row + 1], table, ids, agent, names[row])
+@kernel
+def _mask_rows(
+    data: U8, offsets: I32, rows: I64, table: U64, ids: I32, agent: I8, shapes: U64, names: U64, counts: I8
+) -> None:
+    for row in rows:
+        shapes[row], counts[row] = _mask_row(data, offsets[row], offsets[row + 1], table, ids, agent, names, row)
 
 
 def _table(size: int) -> tuple[U64, I32]:
@@ -260,14 +276,25 @@ def _buffers(texts: pa.StringArray) -> tuple[U8, I32]:
     return np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8), bounds
 
 
-def _vocabulary(data: U8, offsets: I32) -> tuple[U64, I32, I8]:
-    """Decide for every capitalised word of the column whether it is an agent."""
-    found = _capitals(data, offsets, np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64))
-    keys, starts, lengths = np.empty(found, np.uint64), np.empty(found, np.int64), np.empty(found, np.int64)
-    _capitals(data, offsets, keys, starts, lengths)
-    _, first, table, ids = _distinct(keys)
-    words = [bytes(data[starts[i] : starts[i] + lengths[i]]).decode() for i in first]
-    return table, ids, np.array([is_agent_name(word) for word in words], np.int8)
+class _Vocabulary:
+    """The capitalised words met so far, and which of them are agents."""
+
+    def __init__(self) -> None:
+        self._words: dict[int, bool] = {}
+        self.tables: tuple[U64, I32, I8] = (*_table(0), np.zeros(0, np.int8))
+
+    def learn(self, data: U8, offsets: I32, rows: I64) -> None:
+        """Decide about every capitalised word of some rows."""
+        found = _capitals(data, offsets, rows, np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64))
+        keys, starts, lengths = np.empty(found, np.uint64), np.empty(found, np.int64), np.empty(found, np.int64)
+        _capitals(data, offsets, rows, keys, starts, lengths)
+        for place in _distinct(keys)[1]:
+            word = bytes(data[starts[place] : starts[place] + lengths[place]]).decode()
+            self._words[int(keys[place])] = is_agent_name(word)
+        table, ids = _table(len(self._words))
+        known = np.array(list(self._words), np.uint64)
+        _intern(known, table, ids, np.empty(len(known), np.int32), np.empty(len(known), np.int64))
+        self.tables = table, ids, np.array(list(self._words.values()), np.int8)
 
 
 def _number(name: str) -> int:
@@ -275,6 +302,7 @@ def _number(name: str) -> int:
     return int(_name_number(raw, 0, len(raw)))
 
 
+_SAMPLED = 4096
 _AGENTS = 3
 """Agents followed in one sentence; one with more goes the scalar way (and turns out unreadable)."""
 
@@ -285,7 +313,14 @@ def _read_column(texts: pa.StringArray, question: bool) -> tuple[I8, U64, U64]:
     count = len(texts)
     shapes, names = np.zeros(count, np.uint64), np.zeros((count, _AGENTS), np.uint64)
     agents = np.zeros(count, np.int8)
-    _mask_all(data, offsets, *_vocabulary(data, offsets), shapes, names, agents)
+    vocabulary, rows = _Vocabulary(), np.arange(count)
+    # A few thousand rows hold nearly all words there are; the rows with others are masked once more.
+    unknown = rows[:_SAMPLED]
+    while len(unknown):
+        vocabulary.learn(data, offsets, unknown)
+        _mask_rows(data, offsets, rows, *vocabulary.tables, shapes, names, agents)
+        rows = unknown = np.flatnonzero(agents == _NEW_WORD)
+    shapes[agents == _SCALAR] = 0
     read = read_question_shape if question else read_shape
 
     def code(reading: Reading) -> int:
@@ -293,7 +328,7 @@ def _read_column(texts: pa.StringArray, question: bool) -> tuple[I8, U64, U64]:
 
     numbers, first, _, _ = _distinct(shapes)
     known = np.full((len(first), 3), -1, np.int16)
-    slow = agents < 0
+    slow = agents == _SCALAR
     for number, row in enumerate(first):
         if slow[row]:
             continue
@@ -303,8 +338,6 @@ def _read_column(texts: pa.StringArray, question: bool) -> tuple[I8, U64, U64]:
             continue
         reading = read(shape)
         known[number] = (code(reading), reading.head, reading.tail)
-    # A shape whose first row went the scalar way may have rows that did not; none has, since masking is
-    # a function of the shape's own bytes, but reading them again costs nothing.
     codes = known[numbers, 0].astype(np.int8)
     rows = np.arange(count)
     head, tail = names[rows, known[numbers, 1]], names[rows, known[numbers, 2]]
@@ -344,7 +377,7 @@ _DY = np.array([dy for _, dy in VECTORS], np.int64)
 _OF = np.array([[Relation.of(dx, dy) for dy in (-1, 0, 1)] for dx in (-1, 0, 1)], np.int8)
 
 
-@compiled
+@kernel
 def _agent(key: np.uint64, table: U64, stamps: I64, ids: I32, stamp: int, forest: I64, count: int) -> int:
     """Return an agent's number within its story; a new one (``count``) is a tree of its own."""
     slot = np.int64((key * _PRIME) >> _HIGH) & (len(table) - 1)
@@ -357,7 +390,7 @@ def _agent(key: np.uint64, table: U64, stamps: I64, ids: I32, stamp: int, forest
     return number
 
 
-@compiled
+@kernel
 def _root(forest: I64, agent: int) -> int:
     """Hang an agent directly under its root, with its offset from it, and return the root."""
     while forest[forest[agent, 0], 0] != forest[agent, 0]:
@@ -369,16 +402,32 @@ def _root(forest: I64, agent: int) -> int:
     return top
 
 
-@compiled
+class _Desk(NamedTuple):
+    """Working memory for one story: a table that numbers its agents, and the forest of their links.
+
+    table, stamps, ids: [slots] name, story it was seen in, number. forest: [agents, 3] parent, and the
+    offset (dx, dy) from it.
+    """
+
+    table: U64
+    stamps: I64
+    ids: I32
+    forest: I64
+
+    @classmethod
+    def lay(cls, sentences: int) -> _Desk:
+        """Make room for stories of at most that many sentences."""
+        slots = 1 << max(4, (6 * sentences).bit_length())
+        forest = np.zeros((2 * sentences + 2, 3), np.int64)
+        return cls(np.zeros(slots, np.uint64), np.full(slots, -1, np.int64), np.zeros(slots, np.int32), forest)
+
+
+@kernel
 def _solve_all(
-    bounds: I32, relation: I8, head: U64, tail: U64, ask_head: U64, ask_tail: U64, longest: int, out: I32
+    bounds: I32, relation: I8, head: U64, tail: U64, ask_head: U64, ask_tail: U64, desk: _Desk, out: I32
 ) -> None:
     """Solve story by story; ``out`` is [n, 4]: label, unreadable sentences, the first of them, contradiction."""
-    size = 16
-    while size < 6 * longest:
-        size *= 2
-    table, stamps, ids = np.zeros(size, np.uint64), np.full(size, -1, np.int64), np.zeros(size, np.int32)
-    forest = np.zeros((2 * longest + 2, 3), np.int64)
+    table, stamps, ids, forest = desk
     for story in range(len(bounds) - 1):
         count = 0
         out[story, 0], out[story, 1], out[story, 2], out[story, 3] = -1, 0, -1, -1
@@ -409,8 +458,23 @@ def _solve_all(
             out[story, 0] = _OF[np.sign(dx) + 1, np.sign(dy) + 1]
 
 
-def _flat(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+_BATCH = 32768
+"""Stories judged at a time, so that the text of a batch fits the 2 GiB that Arrow's strings can address."""
+
+
+def _judge_batch(stories: pa.ListArray, questions: pa.StringArray) -> Verdicts:
+    bounds = np.asarray(stories.offsets).astype(np.int32)
+    bounds = bounds - bounds[0]
+    readings = read_all(stories.flatten())
+    asked, head, tail = read_questions(questions)
+    out = np.empty((len(stories), 4), np.int32)
+    _solve_all(bounds, *readings, head, tail, _Desk.lay(int(np.diff(bounds).max(initial=0))), out)
+    label = np.where(asked & (out[:, 3] < 0), out[:, 0], -1).astype(np.int8)
+    status = np.full(len(stories), _ANSWERED, np.int8)
+    status[out[:, 0] < 0] = _UNCONNECTED
+    status[out[:, 3] >= 0] = _CONTRADICTORY
+    status[(out[:, 1] > 0) | ~asked] = _UNREADABLE
+    return Verdicts(status, label, out[:, 1], out[:, 2], out[:, 3], asked, readings)
 
 
 def judge_all(table: pa.Table) -> Verdicts:
@@ -422,18 +486,12 @@ def judge_all(table: pa.Table) -> Verdicts:
     Returns:
         One verdict a story. Where a story has sentences that cannot be read, its label is what the others say.
     """
-    stories, questions = _flat(table["story"]), _flat(table["question"])
-    sentences = stories.flatten()
-    bounds = np.asarray(stories.offsets).astype(np.int32)
-    bounds = bounds - bounds[0]
-    readings = read_all(sentences)
-    asked, head, tail = read_questions(questions)
-    out = np.empty((len(stories), 4), np.int32)
-    longest = int(np.diff(bounds).max(initial=0))
-    _solve_all(bounds, *readings, head, tail, longest, out)
-    label = np.where(asked & (out[:, 3] < 0), out[:, 0], -1).astype(np.int8)
-    status = np.full(len(stories), _ANSWERED, np.int8)
-    status[out[:, 0] < 0] = _UNCONNECTED
-    status[out[:, 3] >= 0] = _CONTRADICTORY
-    status[(out[:, 1] > 0) | ~asked] = _UNREADABLE
-    return Verdicts(status, label, out[:, 1], out[:, 2], out[:, 3], asked, readings)
+    batches = table.select(["story", "question"]).to_batches(max_chunksize=_BATCH)
+    if not batches:
+        batches = [
+            pa.record_batch([pa.array([], table.schema.field(n).type) for n in ("story", "question")], ["", " "])
+        ]
+    parts = [_judge_batch(batch.column(0), batch.column(1)) for batch in batches]
+    readings = Readings(*map(np.concatenate, zip(*(part.readings for part in parts), strict=True)))
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in Verdicts._fields[:-1]}
+    return Verdicts(**columns, readings=readings)

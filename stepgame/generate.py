@@ -40,7 +40,10 @@ __all__ = ["BLOCK", "Recipe", "generate", "repeats", "stream"]
 T = TypeVar("T")
 
 BLOCK = 16384
-"""Rows sampled and written at a time; it bounds memory and has no influence on the rows."""
+"""Most rows sampled and written at a time; it bounds memory and has no influence on the rows."""
+
+_SENTENCES = 1_000_000
+"""Most sentences of a block: long stories come in smaller ones."""
 
 _INT64 = 2**63
 
@@ -168,8 +171,9 @@ def _row_numbers(recipe: Recipe, sampler: Sampler, bank: Bank) -> Iterator[I64]:
         yield from fresh_rows(sampler, bank, recipe.first, recipe.per_hop)
         return
     last = recipe.first + recipe.per_hop
-    for first in range(recipe.first, last, BLOCK):
-        yield np.arange(first, min(first + BLOCK, last))
+    rows = max(1, min(BLOCK, _SENTENCES // (sampler.hops + sampler.noise.sentences)))
+    for first in range(recipe.first, last, rows):
+        yield np.arange(first, min(first + rows, last))
 
 
 def _in_order(pool: ThreadPoolExecutor, work: Callable[[I64], T], blocks: Iterator[I64], ahead: int) -> Iterator[T]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stepgame.compiled import compiled
+from stepgame.compiled import kernel
 from stepgame.errors import InputError, unknown_name
 from stepgame.philox import STATE, U64, below, derive_key, seek, word
 from stepgame.relations import VECTORS, Relation
@@ -44,6 +44,7 @@ ROLES = ("chain", "supporting", "irrelevant", "disconnected")
 """What a sentence is for; the position is the code."""
 
 CHAIN, SUPPORTING, IRRELEVANT, DISCONNECTED = range(4)
+_LEFT, _RIGHT, _ABOVE, _BELOW = (int(r) for r in (Relation.LEFT, Relation.RIGHT, Relation.ABOVE, Relation.BELOW))
 
 # Purposes of a row's streams.
 _CHAIN_DRAWS, _NOISE_DRAWS, _CHAIN_WORDING, _NOISE_WORDING, _BALANCE = range(5)
@@ -136,156 +137,153 @@ class Layout(NamedTuple):
 class _Desk(NamedTuple):
     """Working memory for one story at a time, so that the loop over rows allocates nothing.
 
-    x, y: [agents] positions. links: [sentences, 3] the agent placed, the agent it is placed by, the role.
-    keys, order: [sentences] sort keys and the order they give. codes: [sentences, 2] relation and phrase.
-    names: [pool] a shuffled prefix. asked, ends, made: [2] the question's agents; the ends of
-    the supporting path; agents and sentences so far.
+    chain, extra: states of the streams for chain and noise. x, y: [agents] positions. links: [sentences]
+    packed links, see `_pack`. order: [sentences] which link each sentence tells. names: [pool] a shuffled
+    prefix. asked: [2] the question's agents. pairs: candidates for the ends of the supporting path.
+    made: [2] agents and sentences so far.
     """
 
+    chain: U64
+    extra: U64
     x: I64
     y: I64
     links: I64
-    keys: U64
     order: I64
-    codes: I64
     names: I64
     asked: I64
-    ends: I64
+    pairs: I64
     made: I64
 
 
-@compiled
-def _take_name(state: U64, names: I64, taken: int) -> int:
-    """Draw one more name without replacement: a Fisher-Yates shuffle, one step at a time."""
-    place = taken + below(state, len(names) - taken)
-    names[taken], names[place] = names[place], names[taken]
-    return int(names[taken])
+@kernel
+def _pack(node: int, anchor: int, relation: int, role: int) -> int:
+    """Put a link into one number: the agent placed, the one it is placed by, its relation to it, the role."""
+    return node | (anchor << 16) | (relation << 32) | (role << 40)
 
 
-@compiled
-def _wander(state: U64, x: I64, y: I64, links: I64, count: int, at: int, base: int, role: int) -> int:
-    """Add agents at..at+count-1 as a walk of random links from agent ``base`` (none if negative)."""
-    sentences = 0
-    for node in range(at, at + count):
-        anchor = base if node == at else node - 1
-        if anchor < 0:
-            x[node] = y[node] = 0
-            continue
-        relation = below(state, 8)
-        x[node] = x[anchor] + _DX[relation]
-        y[node] = y[anchor] + _DY[relation]
-        links[sentences, 0], links[sentences, 1], links[sentences, 2] = node, anchor, role
-        sentences += 1
-    return sentences
+@kernel
+def _shuffle(state: U64, items: I64, start: int, stop: int) -> None:
+    """Put items[start:stop] into random order (Fisher-Yates)."""
+    for left in range(stop - start, 1, -1):
+        place = start + below(state, left)
+        last = start + left - 1
+        items[place], items[last] = items[last], items[place]
 
 
-@compiled
+@kernel
+def _take_names(state: U64, names: I64, taken: int, wanted: int) -> None:
+    """Draw names without replacement until ``wanted`` stand in front, given that ``taken`` do."""
+    for node in range(taken, wanted):
+        place = node + below(state, len(names) - node)
+        names[node], names[place] = names[place], names[node]
+
+
+@kernel
+def _step(state: U64, desk: _Desk, node: int, anchor: int, at: int, role: int) -> None:
+    """Place an agent one random link from another, and note the link as number ``at``."""
+    relation = below(state, 8)
+    desk.x[node] = desk.x[anchor] + _DX[relation]
+    desk.y[node] = desk.y[anchor] + _DY[relation]
+    desk.links[at] = _pack(node, anchor, relation, role)
+
+
+@kernel
 def _detour_ends(state: U64, desk: _Desk, nodes: int, shortest: int, longest: int) -> int:
-    """Choose two unasked chain agents that a supporting path may join; return their distance, 0 if none."""
-    x, y, asked = desk.x, desk.y, desk.asked
-    found = 0
-    for choosing in (False, True):
-        # First pass: count the pairs. Second pass: take the chosen one.
-        chosen = below(state, found) if choosing and found else -1
-        seen = 0
-        for a in range(nodes):
-            if a in (asked[0], asked[1]):
-                continue
-            for b in range(a + 1, nodes):
-                distance = abs(x[a] - x[b]) + abs(y[a] - y[b])
-                if b in (asked[0], asked[1]) or distance < shortest or distance > longest:
-                    continue
-                if seen == chosen:
-                    desk.ends[0], desk.ends[1] = a, b
-                    return int(distance)
-                seen += 1
-        found = seen
-    return 0
+    """Choose two unasked chain agents that a supporting path may join; return them packed, -1 if there are none."""
+    x, y, found = desk.x, desk.y, 0
+    low, high = min(desk.asked[0], desk.asked[1]), max(desk.asked[0], desk.asked[1])
+    for a in range(nodes - 1):
+        if a in (low, high):
+            continue
+        for b in range(a + 1, nodes):
+            distance = abs(x[a] - x[b]) + abs(y[a] - y[b])
+            desk.pairs[found] = a | (b << 16)
+            found += int((distance >= shortest) & (distance <= longest) & (b != low) & (b != high))
+    return int(desk.pairs[below(state, found)]) if found else -1
 
 
-@compiled
-def _support(state: U64, x: I64, y: I64, links: I64, ends: I64, distance: int, at: int) -> None:
-    """Join the two ends by ``distance`` unit steps in random order, through new agents from ``at`` on."""
-    here, goal = ends[0], ends[1]
+@kernel
+def _support(state: U64, desk: _Desk, here: int, goal: int, node: int, at: int) -> int:
+    """Join two agents by unit steps in random order through new agents from ``node`` on; return the steps."""
+    x, y = desk.x, desk.y
+    right, up = x[goal] - x[here], y[goal] - y[here]
+    distance = abs(right) + abs(up)
+    across = abs(right)
     for step in range(distance):
-        right, up = x[goal] - x[here], y[goal] - y[here]
-        left_over = abs(right) + abs(up)
-        horizontal = below(state, left_over) < abs(right)
-        node = goal if step == distance - 1 else at + step
-        x[node] = x[here] + (np.sign(right) if horizontal else 0)
-        y[node] = y[here] + (0 if horizontal else np.sign(up))
-        links[step, 0], links[step, 1], links[step, 2] = node, here, SUPPORTING
-        here = node
+        horizontal = below(state, distance - step) < across
+        across -= np.int64(horizontal)
+        relation = (_RIGHT if right > 0 else _LEFT) if horizontal else (_ABOVE if up > 0 else _BELOW)
+        there = goal if step == distance - 1 else node + step
+        x[there], y[there] = x[here] + _DX[relation], y[here] + _DY[relation]
+        desk.links[at + step] = _pack(there, here, relation, SUPPORTING)
+        here = there
+    return int(distance)
 
 
-@compiled
+@kernel
 def _within(state: U64, bounds: tuple[int, int]) -> int:
     """Draw a whole number from an inclusive range."""
     return bounds[0] + below(state, bounds[1] - bounds[0] + 1)
 
 
-@compiled
+@kernel
 def _add_noise(state: U64, desk: _Desk, hops: int, counts: NoiseCounts) -> None:
     """Append the three kinds of noise to the story on the desk."""
-    nodes, sentences = desk.made[0], desk.made[1]
+    node, at = hops + 1, hops
     strangers = _within(state, counts.disconnected)
     irrelevant = _within(state, counts.irrelevant)
     shortest, longest = counts.supporting[0] + 1, counts.supporting[1] + 1
     if not counts.anywhere:
         shortest = longest = _within(state, counts.supporting) + 1
-    if longest > 1:
-        distance = _detour_ends(state, desk, hops + 1, shortest, longest)
-        if distance:
-            _support(state, desk.x, desk.y, desk.links[sentences:], desk.ends, distance, nodes)
-            nodes += distance - 1
-            sentences += distance
-    first = nodes
+    ends = _detour_ends(state, desk, hops + 1, shortest, longest) if longest > 1 else -1
+    if ends >= 0:
+        steps = _support(state, desk, ends & 0xFFFF, ends >> 16, node, at)
+        node += steps - 1
+        at += steps
+    first = node
     for _ in range(irrelevant):
-        anchor = below(state, hops + 1 + nodes - first)
-        anchor = anchor if anchor <= hops else first + anchor - hops - 1
-        sentences += _wander(state, desk.x, desk.y, desk.links[sentences:], 1, nodes, anchor, IRRELEVANT)
-        nodes += 1
-    sentences += _wander(state, desk.x, desk.y, desk.links[sentences:], strangers, nodes, -1, DISCONNECTED)
-    desk.made[0], desk.made[1] = nodes + strangers, sentences
+        anchor = below(state, hops + 1 + node - first)
+        _step(state, desk, node, anchor if anchor <= hops else first + anchor - hops - 1, at, IRRELEVANT)
+        node += 1
+        at += 1
+    for stranger in range(strangers):
+        if stranger == 0:
+            desk.x[node] = desk.y[node] = 0
+        else:
+            _step(state, desk, node, node - 1, at, DISCONNECTED)
+            at += 1
+        node += 1
+    desk.made[0], desk.made[1] = node, at
 
 
-@compiled
-def _order(keys: U64, order: I64, count: int) -> None:
-    """Sort sentence numbers by key; equal keys keep their order."""
-    for i in range(count):
-        key, j = keys[i], i
-        while j > 0 and keys[order[j - 1]] > key:
-            order[j] = order[j - 1]
-            j -= 1
-        order[j] = i
-
-
-@compiled
+@kernel
 def _label(desk: _Desk) -> int:
     """Return the code of the answer to the question on the desk."""
     dx = desk.x[desk.asked[0]] - desk.x[desk.asked[1]]
     dy = desk.y[desk.asked[0]] - desk.y[desk.asked[1]]
-    code: int = _OF[np.sign(dx) + 1, np.sign(dy) + 1]
+    code: int = _OF[np.int64(dx > 0) - np.int64(dx < 0) + 1, np.int64(dy > 0) - np.int64(dy < 0) + 1]
     return code
 
 
-@compiled
-def _wanted_label(state: U64, key: np.uint64, row: int, hops: int) -> int:
+@kernel
+def _wanted_label(state: U64, desk: _Desk, key: np.uint64, row: int, hops: int) -> int:
     """Return the label a balanced row shall have: every run of nine rows (eight at one hop) has each once."""
     kinds = 8 if hops == 1 else 9
     seek(state, key, row // kinds, _BALANCE)
-    order = np.arange(kinds)
-    for place in range(row % kinds + 1):
-        _take_name(state, order, place)
+    order = desk.order
+    for label in range(kinds):
+        order[label] = label
+    _shuffle(state, order, 0, kinds)
     code: int = order[row % kinds]
     return code
 
 
-@compiled
+@kernel
 def _draw_question(state: U64, desk: _Desk, hops: int, exact: bool) -> None:
     """Lay out a chain and choose what is asked of it."""
     desk.x[0] = desk.y[0] = 0
-    _wander(state, desk.x, desk.y, desk.links, hops, 1, 0, CHAIN)
+    for node in range(1, hops + 1):
+        _step(state, desk, node, node - 1, node - 1, CHAIN)
     if exact:
         desk.asked[0] = hops * below(state, 2)
         desk.asked[1] = hops - desk.asked[0]
@@ -294,36 +292,24 @@ def _draw_question(state: U64, desk: _Desk, hops: int, exact: bool) -> None:
         desk.asked[1] = (desk.asked[0] + 1 + below(state, hops)) % (hops + 1)
 
 
-@compiled
+@kernel
 def _draw_structure(
     chain: U64, extra: U64, desk: _Desk, hops: int, exact: bool, wanted: int, counts: NoiseCounts
 ) -> None:
-    """Lay out one story: who stands where, what is asked, which links are told, under which names."""
+    """Lay out one story: who stands where, what is asked, under which names, and in which order it is told."""
     _draw_question(chain, desk, hops, exact)
     while wanted >= 0 and _label(desk) != wanted:
         _draw_question(chain, desk, hops, exact)
-    desk.made[0], desk.made[1] = hops + 1, hops
     _add_noise(extra, desk, hops, counts)
+    nodes, sentences = desk.made[0], desk.made[1]
     for name in range(len(desk.names)):
         desk.names[name] = name
-    for node in range(desk.made[0]):
-        _take_name(chain if node <= hops else extra, desk.names, node)
-    for sentence in range(desk.made[1]):
-        desk.keys[sentence] = word(chain if sentence < hops else extra)
-    _order(desk.keys, desk.order, desk.made[1])
-
-
-@compiled
-def _draw_wording(chain: U64, extra: U64, desk: _Desk, hops: int, phrases: I64) -> None:
-    """Choose for each link which way round it is told, and by which phrase."""
-    x, y, links = desk.x, desk.y, desk.links
-    for sentence in range(desk.made[1]):
-        state = chain if sentence < hops else extra
-        turned = below(state, 2)
-        head, tail = links[sentence, turned], links[sentence, 1 - turned]
-        relation = _OF[np.sign(x[head] - x[tail]) + 1, np.sign(y[head] - y[tail]) + 1]
-        links[sentence, 0], links[sentence, 1] = head, tail
-        desk.codes[sentence, 0], desk.codes[sentence, 1] = relation, below(state, phrases[relation])
+    _take_names(chain, desk.names, 0, hops + 1)
+    _take_names(extra, desk.names, hops + 1, nodes)
+    for sentence in range(sentences):
+        desk.order[sentence] = sentence
+    _shuffle(chain, desk.order, 0, hops)
+    _shuffle(extra, desk.order, hops, sentences)
 
 
 class _Rules(NamedTuple):
@@ -337,27 +323,45 @@ class _Rules(NamedTuple):
     counts: NoiseCounts
 
 
-@compiled
+@kernel
+def _tell(chain: U64, extra: U64, desk: _Desk, hops: int, phrases: I64, out: Layout, at: int) -> int:
+    """Write the story's sentences from place ``at`` on, each worded at random; return the place behind them.
+
+    Chain and noise keep their own order and wording, and noise is mixed in at random places.
+    """
+    told, added, sentences = 0, hops, desk.made[1]
+    while told < hops or added < sentences:
+        noise = added < sentences and below(extra, hops - told + sentences - added) < sentences - added
+        link = desk.links[desk.order[added if noise else told]]
+        added, told = added + int(noise), told + int(not noise)
+        drawn = word(extra) if noise else word(chain)
+        turned = drawn & np.uint64(1)
+        node, anchor, relation = link & 0xFFFF, (link >> 16) & 0xFFFF, (link >> 32) & 0xFF
+        if turned:
+            node, anchor, relation = anchor, node, _INVERSE[relation]
+        out.head[at], out.tail[at], out.relation[at] = desk.names[node], desk.names[anchor], relation
+        out.phrase[at] = ((drawn >> np.uint64(1)) * np.uint64(phrases[relation])) >> np.uint64(31)
+        out.role[at] = link >> 40
+        at += 1
+    return at
+
+
+@kernel
 def _fill(rules: _Rules, rows: I64, phrases: I64, desk: _Desk, out: Layout) -> None:
     """Sample the given rows."""
-    chain, extra = np.zeros(STATE, np.uint64), np.zeros(STATE, np.uint64)
+    chain, extra = desk.chain, desk.extra
     at, wanted = 0, -1
     out.offsets[0] = 0
-    for place, row in enumerate(rows):
+    for place in range(len(rows)):
+        row = rows[place]
         if rules.balance:
-            wanted = _wanted_label(chain, rules.layout, row, rules.hops)
+            wanted = _wanted_label(chain, desk, rules.layout, row, rules.hops)
         seek(chain, rules.layout, row, _CHAIN_DRAWS)
         seek(extra, rules.layout, row, _NOISE_DRAWS)
         _draw_structure(chain, extra, desk, rules.hops, rules.exact, wanted, rules.counts)
         seek(chain, rules.wording, row, _CHAIN_WORDING)
         seek(extra, rules.wording, row, _NOISE_WORDING)
-        _draw_wording(chain, extra, desk, rules.hops, phrases)
-        for sentence in desk.order[: desk.made[1]]:
-            out.head[at] = desk.names[desk.links[sentence, 0]]
-            out.tail[at] = desk.names[desk.links[sentence, 1]]
-            out.role[at] = desk.links[sentence, 2]
-            out.relation[at], out.phrase[at] = desk.codes[sentence, 0], desk.codes[sentence, 1]
-            at += 1
+        at = _tell(chain, extra, desk, rules.hops, phrases, out, at)
         out.offsets[place + 1] = at
         out.query[place, 0], out.query[place, 1] = desk.names[desk.asked[0]], desk.names[desk.asked[1]]
         out.label[place] = _label(desk)
@@ -428,16 +432,17 @@ def sample(sampler: Sampler, rows: I64) -> Layout:
         sampler.noise,
     )
     agents, sentences, count = sampler.agents, sampler.hops + sampler.noise.sentences, len(rows)
+    ends = sampler.hops * (sampler.hops + 1) // 2 if sampler.noise.supporting[1] else 0
     desk = _Desk(
+        chain=np.zeros(STATE, np.uint64),
+        extra=np.zeros(STATE, np.uint64),
         x=np.zeros(agents, np.int64),
         y=np.zeros(agents, np.int64),
-        links=np.zeros((sentences, 3), np.int64),
-        keys=np.zeros(sentences, np.uint64),
-        order=np.zeros(sentences, np.int64),
-        codes=np.zeros((sentences, 2), np.int64),
+        links=np.zeros(sentences, np.int64),
+        order=np.zeros(max(sentences, len(VECTORS)), np.int64),
         names=np.zeros(sampler.pool, np.int64),
         asked=np.zeros(2, np.int64),
-        ends=np.zeros(2, np.int64),
+        pairs=np.zeros(ends + 1, np.int64),
         made=np.zeros(2, np.int64),
     )
     room = count * sentences

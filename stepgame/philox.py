@@ -12,7 +12,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from stepgame.compiled import compiled
+from stepgame.compiled import kernel
 
 __all__ = ["STATE", "below", "derive_key", "philox", "seek", "word"]
 
@@ -35,27 +35,21 @@ def derive_key(*parts: object) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
 
 
-@compiled
-def philox(counter: U64, key: U64, out: U64) -> None:
-    """Write the four 32-bit words of one counter under one key to ``out``.
-
-    Args:
-        counter: four 32-bit words, each in its own unsigned 64-bit element.
-        key: two 32-bit words likewise.
-        out: four elements, overwritten.
-    """
-    c0, c1, c2, c3 = counter[0], counter[1], counter[2], counter[3]
-    k0, k1 = key[0], key[1]
+@kernel
+def philox(state: U64) -> None:
+    """Fill words 6-9 of the state from the counter in 0-3 and the key in 4-5."""
+    c0, c1, c2, c3 = state[0], state[1], state[2], state[3]
+    k0, k1 = state[4], state[5]
     for _ in range(10):
         p0 = _M0 * c0
         p1 = _M1 * c2
         c0, c1, c2, c3 = (p1 >> _SHIFT) ^ c1 ^ k0, p1 & _MASK, (p0 >> _SHIFT) ^ c3 ^ k1, p0 & _MASK
         k0 = (k0 + _W0) & _MASK
         k1 = (k1 + _W1) & _MASK
-    out[0], out[1], out[2], out[3] = c0, c1, c2, c3
+    state[6], state[7], state[8], state[9] = c0, c1, c2, c3
 
 
-@compiled
+@kernel
 def seek(state: U64, key: np.uint64, row: int, purpose: int) -> None:
     """Point the state at the first draw of a stream.
 
@@ -69,18 +63,18 @@ def seek(state: U64, key: np.uint64, row: int, purpose: int) -> None:
     state[5] = key >> _SHIFT
 
 
-@compiled
+@kernel
 def word(state: U64) -> np.uint64:
     """Return the next 32-bit word of the stream."""
     place = state[0] & np.uint64(3)
     if place == 0:
-        philox(state[0:4], state[4:6], state[6:10])
+        philox(state)
     state[0] += np.uint64(1)
     drawn: np.uint64 = state[np.uint64(6) + place]
     return drawn
 
 
-@compiled
+@kernel
 def below(state: U64, bound: int) -> int:
     """Return a whole number in 0..bound-1, uniform to within bound / 2**32."""
     # Compiled, an np.int64 is an int; int() would leave it unsigned there.

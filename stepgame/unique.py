@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepgame.bank import Bank
-from stepgame.compiled import compiled
+from stepgame.compiled import kernel
 from stepgame.errors import InputError
 from stepgame.layout import I64, SPLITS, Layout, Sampler, sample
 from stepgame.philox import U64
@@ -47,7 +47,7 @@ class Repeats(NamedTuple):
     shared: int
 
 
-@compiled
+@kernel
 def _hash_rows(layout: Layout, starts: I64, texts: I64, out: U64) -> None:
     for row in range(len(out)):
         state = _SEED
