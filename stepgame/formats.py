@@ -38,6 +38,7 @@ _SUFFIXES = {
 FORMATS = tuple(_SUFFIXES)
 """The names that ``--format`` takes."""
 
+_ASKED = ("story", "question", "label")
 _K_IN_NAME = re.compile(r"(?:qa|k)_?(\d{1,4})(?!\d)")
 _BABI_LINE = re.compile(r"(\d+) (.*)")
 
@@ -80,9 +81,8 @@ def _write_lines(parts: Iterator[Stories], file: IO[str]) -> None:
 def _write_official(parts: Iterator[Stories], file: IO[str]) -> None:
     number = 0
     for part in parts:
-        for row in part:
-            kept = {name: row[name] for name in ("story", "question", "label")}
-            file.write(f'{", " if number else "{"}"{number}": {json.dumps(kept, ensure_ascii=False)}')
+        for row in part.rows(_ASKED):
+            file.write(f'{", " if number else "{"}"{number}": {json.dumps(row, ensure_ascii=False)}')
             number += 1
     file.write("}\n")
 
@@ -148,7 +148,7 @@ def _size_category(rows: int) -> str:
 def _write_babi(parts: Iterator[Stories], file: IO[str]) -> None:
     # The third field of a bAbI question names a supporting line; the official files always say 1.
     for part in parts:
-        for row in part:
+        for row in part.rows(_ASKED):
             for number, sentence in enumerate(row["story"], start=1):
                 file.write(f"{number} {sentence}\n")
             file.write(f"{len(row['story']) + 1} {row['question']}\t{row['label']}\t1\n")
