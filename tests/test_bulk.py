@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 import stepgame
 from stepgame.bulk import STATUSES, judge_all, read_all
 from stepgame.maps import draw_map
+from stepgame.names import letter_names
 from stepgame.read import UnreadableError, read_sentence
 from stepgame.relations import NAMES
-from stepgame.names import letter_names
 from stepgame.solve import judge
 
 names = st.sampled_from([*letter_names(702), "A1", "Alder", "Birch", "Top", "TOP", "Hawthornhedge", "Übel", "N", "NW"])
