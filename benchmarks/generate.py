@@ -18,6 +18,7 @@ from benchmarks.measure import Ratio, describe_machine, pin, take_turns, write_j
 from benchmarks.memory import peak_of
 from benchmarks.peers.plain_python import PlainGenerator
 from stepgame.bank import load_bank
+from stepgame.errors import InputError
 from stepgame.hops import parse_hops
 
 __all__ = ["measure_memory", "measure_speed"]
@@ -83,7 +84,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
         parser.error("--n, --plain-n and --repeats must be at least 1, --memory-n at least 0")
     try:
         options.hops = parse_hops(options.hops)
-    except stepgame.InputError as error:
+    except InputError as error:
         parser.error(str(error))
     if max(options.hops) > MOST_HOPS:
         parser.error(f"--hops {max(options.hops)}: plain Python names agents by 26 letters; at most {MOST_HOPS}")
@@ -95,7 +96,7 @@ def main(words: list[str] | None = None) -> int:
     options = parse_arguments(words)
     print(f"{describe_machine()}; {pin()}")
     print(
-        f"noisy stories with text in memory, bank {BANK!r}; {options.repeats} rounds in turns, medians; "
+        f"noisy stories with text in memory, bank {BANK!r}; {options.repeats} rounds in turns, medians, processor time; "
         f"n = {options.n:,} (stepgame), {options.plain_n:,} (plain Python)"
     )
     print(f"{'k':>3} {'stepgame/s':>12} {'plain Python/s':>15}  ratio (smallest to largest of a round)")

@@ -57,21 +57,27 @@ class Measured:
         return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 
-def take_turns(rivals: Mapping[str, tuple[int, Callable[[], object]]], rounds: int) -> dict[str, Measured]:
-    """Time rivals in turns: each once a round, by the wall clock.
+def take_turns(
+    rivals: Mapping[str, tuple[int, Callable[[], object]]],
+    rounds: int,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, Measured]:
+    """Time rivals in turns, each once a round.
 
     Args:
         rivals: by name, the number of items that a call works on, and the call. Its result is dropped after the clock
             has stopped.
         rounds: how often each is called.
+        clock: seconds; by default those that this process, with all its threads, has used of a processor, so that
+            other work on the machine does not count.
     """
     rates: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(rounds):
         for name, (items, work) in rivals.items():
             gc.collect()
-            started = time.perf_counter()
+            started = clock()
             result = work()
-            rates[name].append(items / (time.perf_counter() - started))
+            rates[name].append(items / (clock() - started))
             del result
     return {name: Measured(items, tuple(rates[name])) for name, (items, _) in rivals.items()}
 

@@ -19,6 +19,7 @@ from benchmarks.measure import Ratio, describe_machine, pin, take_turns, write_j
 from benchmarks.peers.asp import AspSolver
 from stepgame.bank import load_bank
 from stepgame.bulk import judge_all
+from stepgame.errors import InputError
 from stepgame.hops import parse_hops
 from stepgame.relations import NAMES
 from stepgame.solve import judge
@@ -100,7 +101,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
         parser.error("--peer-n and --repeats must be at least 1, --n at least --peer-n")
     try:
         options.hops = parse_hops(options.hops)
-    except stepgame.InputError as error:
+    except InputError as error:
         parser.error(str(error))
     return options
 
@@ -110,7 +111,7 @@ def main(words: list[str] | None = None) -> int:
     options = parse_arguments(words)
     print(f"{describe_machine()}; {pin()}")
     print(
-        f"noisy stories, text to answer, bank {BANK!r}; {options.repeats} rounds in turns, medians, stories a second; "
+        f"noisy stories, text to answer, bank {BANK!r}; {options.repeats} rounds in turns, medians, stories a second of processor time; "
         f"n = {options.n:,} (judge_all), {options.peer_n:,} (the others)"
     )
     print(

@@ -2,90 +2,80 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, Field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from harness.record import Run
-from stepgame.errors import InputError
+from harness.settings import RunSettings
 
 __all__ = ["rescore", "resume", "run"]
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 
 
-def run(  # noqa: PLR0913, PLR0917  (a flag is a parameter)
-    model: Annotated[
-        str,
-        typer.Option(
-            help="smollm2, oracle, random, majority, a folder, or ORG/NAME on the hub; the last two with @REVISION.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="Run folder to write.", show_default=False)],
-    backend: Annotated[str | None, typer.Option(help="Engine: hf. [default: hf]")] = None,
-    hops: Annotated[str | None, typer.Option(help="Chain lengths: 3, 1-10, 1-3,7. [default: 1-10]")] = None,
-    per_hop: Annotated[int | None, typer.Option(help="Stories of each length. [default: 100]")] = None,
-    noise: Annotated[
-        bool | None, typer.Option("--noise/--clean", help="With distracting sentences or without. [default: clean]")
-    ] = None,
-    protocol: Annotated[str | None, typer.Option(help="official or exact. [default: official]")] = None,
-    bank: Annotated[str | None, typer.Option(help="Phrase bank: name or TOML file. [default: core]")] = None,
-    split: Annotated[str | None, typer.Option(help="train, validation or test. [default: test]")] = None,
-    seed: Annotated[int, typer.Option(help="Of the stories, of sampling and of random models.")] = 0,
-    data: Annotated[list[Path] | None, typer.Option(help="Ask the stories of a file instead; may be repeated.")] = None,
-    prompt: Annotated[str, typer.Option(help="A prompt's name, or a TOML file.")] = "zero-shot",
-    score: Annotated[
-        str, typer.Option(help="choice (compare the options' log-likelihoods) or generate (read a text).")
-    ] = "choice",
-    dtype: Annotated[
-        str, typer.Option(help="auto (float32 on CPU, bfloat16 on CUDA), float32, bfloat16, float16.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
-    batch_tokens: Annotated[
-        int | None, typer.Option(help="Bound on a batch's padded tokens. [default: the backend's]")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Longest generated text, in tokens.")] = 64,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Nucleus mass when temperature is above 0.")] = 1.0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Put this run in the place of the one there.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run there.")] = False,
+def _parameter(setting: Field[Any]) -> inspect.Parameter:
+    """Return the command line's form of a setting."""
+    meta = setting.metadata
+    default: Any = inspect.Parameter.empty if setting.default is MISSING else setting.default
+    # An empty list of a repeated flag is None on the command line.
+    default = None if default == () else default
+    text, _, without = meta["help"].partition(" [default: ")
+    option = typer.Option(
+        *meta["flags"],
+        help=text,
+        envvar=meta["variable"],
+        rich_help_panel=meta["panel"],
+        show_default=without.rstrip("]") or default not in (None, inspect.Parameter.empty),
+    )
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(setting.name, kind, default=default, annotation=Annotated[meta["kind"], option])
+
+
+def _with_settings(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb one flag for each setting of a run, in front of its own."""
+    settings = [_parameter(setting) for setting in RunSettings.flags()]
+    own = [each for each in inspect.signature(function, eval_str=True).parameters.values() if each.name != "settings"]
+    parameters = settings + [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return function
+
+
+@_with_settings
+def run(
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print what would be asked, with two prompts, and stop.", rich_help_panel="Run"),
+    ] = False,
+    **settings: Any,
 ) -> None:
     """Ask a model, record every answer, judge it."""
-    from harness.run import evaluate
+    from harness.run import perform
 
-    stories = {"hops": hops, "per_hop": per_hop, "noise": noise, "protocol": protocol, "bank": bank, "split": split}
-    given: dict[str, Any] = {name: value for name, value in stories.items() if value is not None}
-    if data and given:
-        flag = next(iter(given)).replace("_", "-")
-        raise InputError(f"--data and --{flag} exclude each other: a file's stories are asked as they are")
-    done = evaluate(
-        model,
-        **given,
-        out=out,
-        seed=seed,
-        data=data or None,
-        prompt=prompt,
-        score=score,
-        backend=backend,
-        dtype=dtype,
-        device=device,
-        batch_tokens=batch_tokens,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        overwrite=overwrite,
-        resume=resume,
-    )
-    _show(done)
+    given = RunSettings.of(**settings)
+    if dry_run:
+        from harness.preview import preview
+
+        typer.echo(preview(given))
+        return
+    _show(perform(given, None, [Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
-def resume(path: RunArgument) -> None:
+def resume(
+    path: RunArgument,
+    max_errors: Annotated[
+        int | None, typer.Option(help="Stop when more questions than this got no answer. [default: ask all]")
+    ] = None,
+) -> None:
     """Go on with a run that was cut off: ask what is missing, and again what ended in an error."""
     from harness.run import resume
 
-    _show(resume(path))
+    _show(resume(path, max_errors=max_errors))
 
 
 def rescore(path: RunArgument) -> None:
@@ -115,24 +105,35 @@ def _show(run: Run) -> None:
             str(row["n"]),
             _percent(row["accuracy"]),
             f"{row['low']:.1%} to {row['high']:.1%}",
-            str(row["unparsed"]),
+            _unparsed(row["unparsed"], row["n"] - row["errors"]),
             str(row["errors"]),
         )
     table.add_section()
     mean = _percent(results["mean_accuracy"])
-    table.add_row("mean", str(results["n"]), mean, "", str(results["unparsed"]), str(results["errors"]))
+    unparsed = _unparsed(results["unparsed"], results["answered"])
+    table.add_row("mean", str(results["n"]), mean, "", unparsed, str(results["errors"]))
     console.print(table)
+    for line in _remarks(run, results):
+        console.print(line, soft_wrap=True)
+
+
+def _remarks(run: Run, results: dict[str, Any]) -> list[str]:
+    """Return the lines below the table."""
     rate = results["examples_per_second"]
-    console.print(
-        f"chance {results['chance']:.1%}, {results['seconds']:.1f} s"
-        + ("" if rate is None else f", {rate:.1f} stories a second")
-    )
-    console.print(f"run: {run.path}", soft_wrap=True)
+    parts = [f"chance {results['chance']:.1%}"]
+    if run.manifest["score"] == "generate" and results["accuracy_strict"] is not None:
+        parts.append(f"{results['accuracy_strict']:.1%} right in exactly the form asked for")
+    parts += [f"{results['seconds']:.1f} s"] + ([] if rate is None else [f"{rate:.1f} questions a second"])
+    if "cache_hits" in results:
+        parts.append(f"{results['cache_hits']} answers from the cache")
+    lines = [", ".join(parts), f"run: {run.path}"]
     if results["errors"]:
-        console.print(
-            f"{results['errors']} stories got no answer; ask them again with: stepgame resume {run.path}",
-            soft_wrap=True,
-        )
+        lines.append(f"{results['errors']} questions got no answer; ask them again with: stepgame resume {run.path}")
+    return lines
+
+
+def _unparsed(count: int, answered: int) -> str:
+    return f"{count} ({count / answered:.0%})" if count else "0"
 
 
 def _percent(value: float | None) -> str:

@@ -113,6 +113,7 @@ def count_kinds(answers: Iterable[tuple[str, str | None]], k: int | None = None)
     kinds = []
     for kind in KINDS:
         bounds = wilson(counts[kind], wrong)
-        share, by_guessing = (counts[kind] / wrong, expected[kind] / wrong) if wrong else (None, None)
-        kinds.append(KindShare(kind, counts[kind], share, bounds.low, bounds.high, by_guessing))
+        observed = counts[kind] / wrong if wrong else None
+        guessed = expected[kind] / wrong if wrong else None
+        kinds.append(KindShare(kind, counts[kind], observed, bounds.low, bounds.high, guessed))
     return ErrorKinds(k, pairs.total(), correct, unparsed, tuple(kinds))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.models.base import Completion, Scores
 from harness.stats import chance_centred, wilson
-from harness.task import Example, Task
+from harness.task import Example, Extraction
 
 __all__ = ["judge_choice", "judge_text", "rejudge", "summarise"]
 
 Line = dict[str, Any]
+Reader = Callable[[str, Example], Extraction]
 
 
 def judge_choice(scores: Scores, example: Example) -> Line:
@@ -37,27 +39,41 @@ def judge_choice(scores: Scores, example: Example) -> Line:
     }
 
 
-def judge_text(completion: Completion, example: Example, task: Task) -> Line:
-    """Judge a completion by the task's extraction; the flexible reading decides.
+def judge_text(completions: Sequence[Completion], example: Example, read: Reader) -> Line:
+    """Judge what was written by what can be read out of it; the flexible reading decides.
+
+    Several completions vote (self-consistency: Wang et al., ICLR 2023). Those without an answer have no vote, and of
+    labels with equally many the one that was voted for first wins: draws come in no particular order, so that
+    favours none.
+
+    Args:
+        completions: one, or several drawn for the same prompt.
+        example: what was asked.
+        read: how a text is read.
 
     Returns:
-        The fields of a sample line that hold the reply and its judgement.
+        The fields of a sample line that hold the reply and its judgement. For one completion ``raw`` and ``finish``
+        are its text and why it ended; for several they are lists, and ``votes`` and ``votes_strict`` hold what each
+        was taken to answer. ``tokens_out`` counts all of them, ``tokens_in`` the prompt once.
     """
+    texts, finish = [each.text for each in completions], [each.finish for each in completions]
+    one = len(completions) == 1
     return {
-        "raw": completion.text,
-        "finish": completion.finish,
-        **_read(completion.text, example, task),
-        "tokens_in": completion.tokens_in,
-        "tokens_out": completion.tokens_out,
+        "raw": texts[0] if one else texts,
+        "finish": finish[0] if one else finish,
+        **_read(texts, example, read),
+        "tokens_in": completions[0].tokens_in,
+        "tokens_out": sum(each.tokens_out for each in completions),
     }
 
 
-def rejudge(line: Line, example: Example, task: Task) -> Line:
+def rejudge(line: Line, example: Example, read: Reader) -> Line:
     """Return a recorded line judged by today's rules; its reply and its errors stay as they are."""
     if line["error"] is not None:
         return line
     if "raw" in line:
-        return {**line, **_read(line["raw"], example, task)}
+        raw = line["raw"]
+        return {**line, **_read([raw] if isinstance(raw, str) else raw, example, read)}
     scores = Scores(tuple(line["logprobs"]), tuple(line["option_tokens"]), line["tokens_in"], line["tokens_out"])
     return {**line, **judge_choice(scores, example)}
 
@@ -93,6 +109,7 @@ def summarise(lines: Iterable[Mapping[str, Any]], expected: Sequence[Example]) -
         "correct": total["correct"],
         "errors": total["errors"],
         "unparsed": total["unparsed"],
+        "unparsed_share": total["unparsed"] / len(answered) if answered else None,
         "accuracy": total["accuracy"],
         "accuracy_strict": _share(answered, "correct_strict" if _is_text(answered) else "correct"),
         "chance": chance,
@@ -107,15 +124,24 @@ def summarise(lines: Iterable[Mapping[str, Any]], expected: Sequence[Example]) -
     return result
 
 
-def _read(text: str, example: Example, task: Task) -> Line:
-    extraction = task.extract(text, example)
-    return {
-        "prediction": extraction.flexible,
-        "prediction_strict": extraction.strict,
-        "correct": extraction.flexible == example.gold,
-        "correct_strict": extraction.strict == example.gold,
-        "parse": extraction.status,
+def _read(texts: Sequence[str], example: Example, read: Reader) -> Line:
+    found = [read(text, example) for text in texts]
+    flexible, strict = [each.flexible for each in found], [each.strict for each in found]
+    answer, answer_strict = _majority(flexible), _majority(strict)
+    line: Line = {
+        "prediction": answer,
+        "prediction_strict": answer_strict,
+        "correct": answer == example.gold,
+        "correct_strict": answer_strict == example.gold,
+        "parse": "answer" if answer is not None else found[0].status,
     }
+    return line if len(texts) == 1 else line | {"votes": flexible, "votes_strict": strict}
+
+
+def _majority(votes: Sequence[str | None]) -> str | None:
+    # Counter keeps the order of first occurrence, and most_common keeps it among equals.
+    counts = Counter(vote for vote in votes if vote is not None)
+    return counts.most_common(1)[0][0] if counts else None
 
 
 def _top(values: Sequence[float], options: Sequence[str]) -> str | None:

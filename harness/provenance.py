@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["git_state", "hardware", "redacted", "versions"]
+__all__ = ["git_state", "hardware", "is_secret", "redacted", "versions"]
 
 _PACKAGES = ("numpy", "pyarrow", "pandas", "scipy", "torch", "transformers", "tokenizers", "safetensors", "gguf")
 _SECRET = re.compile(r"(?:^|[-_])(?:api[-_]?key|key|token|secret|password)$", re.IGNORECASE)
@@ -64,6 +64,11 @@ def git_state() -> dict[str, Any] | None:
     if commit is None or status is None:
         return None
     return {"commit": commit, "dirty": bool(status)}
+
+
+def is_secret(name: str) -> bool:
+    """Return whether a flag or setting of this name holds a key, token or password."""
+    return _SECRET.search(name) is not None
 
 
 def redacted(command: Sequence[str]) -> list[str]:

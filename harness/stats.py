@@ -150,7 +150,7 @@ def sign_flip(sums: Iterable[int]) -> float:
     for size, count in sorted(Counter(abs(value) for value in values).items()):
         part = np.zeros(2 * size * count + 1)
         part[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
-        null = np.convolve(null, part)
+        null = np.asarray(np.convolve(null, part), dtype=np.float64)
     reach = len(null) // 2
     outside = null[: reach - observed + 1].sum() + null[reach + observed :].sum()
     return float(min(1.0, outside)) if observed else 1.0
@@ -205,9 +205,11 @@ def score_difference(first_only: int, second_only: int, n: int, confidence: floa
         return (second_only - first_only - n * delta) ** 2 - z * z * variance
 
     def bound(end: float) -> float:
-        if estimate == end or excess(end) <= 0:
+        # At the estimate itself statistic and variance may both be 0; just beside it the statistic is the smaller.
+        start = estimate + math.copysign(1e-9, end - estimate)
+        if abs(estimate - end) < 1e-9 or excess(end) <= 0:
             return end
-        return float(brentq(excess, estimate, end, xtol=1e-12))
+        return float(brentq(excess, start, end, xtol=1e-12))
 
     return Interval(bound(-1.0), bound(1.0))
 

@@ -38,7 +38,8 @@ class Extraction:
         strict: the option given in exactly the form that was asked for, else None.
         flexible: the option that the text commits to, in whatever words, else None.
         status: ``"answer"`` when `flexible` was found, else why not: ``"empty"``, ``"none"`` (no option is
-            named) or ``"several"`` (different ones are, and the text commits to none of them).
+            named), ``"several"`` (different ones are, and the text commits to none of them), ``"refusal"`` (it
+            says that it cannot or will not answer), or a word of the task's own.
     """
 
     strict: str | None
@@ -47,7 +48,10 @@ class Extraction:
 
 
 class Task(Protocol):
-    """A set of examples and the reading of free-text answers to them."""
+    """A set of examples and the reading of free-text answers to them.
+
+    ``README.md`` in ``harness/tasks/`` has a complete example of another task.
+    """
 
     @property
     def name(self) -> str:
@@ -70,14 +74,19 @@ class Task(Protocol):
         """Name and version of the rule that `extract` follows."""
 
     @property
+    def prompt(self) -> str:
+        """Name of the prompt it is asked with unless another is chosen; one of `harness.prompts.known_prompts`."""
+
+    @property
     def examples(self) -> Sequence[Example]:
         """What is asked, in the order of the record."""
 
-    def training(self, per_hop: int) -> Sequence[Example]:
+    def training(self, per_hop: int, hops: Sequence[int] | None = None) -> Sequence[Example]:
         """Return examples that are never asked, for baselines and few-shot prompts.
 
         Args:
-            per_hop: how many of each hop count.
+            per_hop: at most how many of each hop count.
+            hops: which hop counts; those of the task when omitted.
 
         Raises:
             InputError: if the task has no training split.

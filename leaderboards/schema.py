@@ -269,10 +269,21 @@ def row_of(run: Run) -> dict[str, str]:
     results = _Record(str(run.path / "results.json"), run.results)
     per_k = _per_k(results)
     hops = sorted(hops_of_header(list(per_k)))
+    cells = {name: cell(value) for name, value in _values(manifest, results, hops).items()} | per_k
+    for name, text in cells.items():
+        if len(text) > MAX_CELL:
+            raise InputError(
+                f"{run.path}: its {name} is {len(text):,} characters long; a board's cell holds {MAX_CELL:,}"
+            )
+    return {name: cells[name] for name in header(hops) if name in cells}
+
+
+def _values(manifest: _Record, results: _Record, hops: Sequence[int]) -> dict[str, object]:
+    """Collect what the columns of `COLUMNS` hold."""
     backend = manifest.need("model.backend")
     commit = manifest.get("git.commit")
     rate = results.get("examples_per_second")
-    values: dict[str, object] = {
+    return {
         "model": str(manifest.need("model.spec")).removeprefix(f"{backend}:"),
         "backend": backend,
         "revision": manifest.get("model.revision"),
@@ -311,10 +322,3 @@ def row_of(run: Run) -> dict[str, str]:
         "samples_sha256": results.need("samples_sha256"),
         "schema": SCHEMA,
     }
-    cells = {name: cell(value) for name, value in values.items()} | per_k
-    for name, text in cells.items():
-        if len(text) > MAX_CELL:
-            raise InputError(
-                f"{run.path}: its {name} is {len(text):,} characters long; a board's cell holds {MAX_CELL:,}"
-            )
-    return {name: cells[name] for name in header(hops) if name in cells}

@@ -20,6 +20,7 @@ HEAVY = {"torch", "transformers", "vllm", "openai", "matplotlib"}
 HEAVY_ALLOWED = {
     "harness/models/hf.py",
     "harness/models/vllm.py",
+    "harness/models/vllm_engine.py",
     "harness/models/openai.py",
     "harness/choice.py",
     "leaderboards/plots.py",

@@ -39,6 +39,8 @@ VERBS: dict[str, Verb] = {
     "run": Verb("harness.commands", "run", "Ask a model, record every answer, judge it."),
     "resume": Verb("harness.commands", "resume", "Go on with a run that was cut off."),
     "rescore": Verb("harness.commands", "rescore", "Judge a run's recorded answers again, without the model."),
+    "compare": Verb("harness.compare_commands", "compare", "Compare runs on the same stories, in pairs."),
+    "probe": Verb("harness.compare_commands", "probe", "Ask stories again renamed, reordered, reversed."),
     "publish": Verb("leaderboards.commands", "publish", "Append finished runs to a leaderboard CSV."),
     "demo": Verb("leaderboards.commands", "demo", "The whole path on the built-in model, in minutes."),
 }

@@ -124,7 +124,7 @@ def test_asp_answers_no_unconnected_question_and_no_unknown_words() -> None:
     bank = load_bank("plain")
     solver = AspSolver(bank)
     assert solver.answer(["A is above B.", "C is above D."], bank.ask("A", "D")) is None
-    with pytest.raises(ValueError, match="no expression matches 'A sings to B.'"):
+    with pytest.raises(ValueError, match=r"no expression matches 'A sings to B\.'"):
         solver.answer(["A sings to B."], bank.ask("A", "B"))
 
 

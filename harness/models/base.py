@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 from harness.task import Example
 
 __all__ = [
     "BackendError",
+    "Closing",
     "Completion",
     "Failure",
     "Identity",
@@ -217,6 +218,14 @@ class Model(Protocol):
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...] | Failure]:
         """Complete every prompt ``sampling.n`` times."""
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A model that holds something beyond memory, such as an engine's process; it is closed after the last question."""
+
+    def close(self) -> None:
+        """Let go of it."""
 
 
 def chunks(count: int, size: int) -> Iterator[list[int]]:

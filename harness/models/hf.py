@@ -13,10 +13,8 @@ Conventions that decide what a number means:
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from harness.models.base import (
@@ -29,12 +27,16 @@ from harness.models.base import (
     Sampling,
     Scores,
 )
-from harness.models.builtin import BUILTIN, builtin_folder, hash_files, hash_of_hashes, quiet_transformers
+from harness.models.builtin import BUILTIN, builtin_folder, quiet_transformers
+from harness.models.chat import unloadable
+from harness.models.local import Encoded, Encoder, checkpoint_hash
 from harness.progress import say
 from harness.task import Example
-from harness.trie import build_trie, split_options
+from harness.threads import wait_without_spinning
+from harness.trie import build_trie
 from stepgame.errors import InputError, require
 
+wait_without_spinning()
 require("torch", "hf", "the transformers backend")
 require("transformers", "hf", "the transformers backend")
 
@@ -47,7 +49,6 @@ from transformers import (  # noqa: E402
     LogitsProcessor,
     LogitsProcessorList,
 )
-from transformers.utils.hub import cached_file  # noqa: E402
 
 from harness.choice import PackedScorer, packable, plain_scores  # noqa: E402
 
@@ -61,13 +62,6 @@ BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 """Padded tokens of a batch: about a second's work for a small model on two cores; enough to fill a GPU."""
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 """Largest difference, in nats, between packed and plain scoring that rounding explains at each dtype."""
-_HASHED = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".gguf")
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    text: str
-    ids: tuple[int, ...]
 
 
 class HFModel:
@@ -90,8 +84,7 @@ class HFModel:
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self._stops, default=0)
         settings = {"do_sample": False, "eos_token_id": sorted(self._stops) or None, "pad_token_id": self._pad}
         self._model.generation_config = GenerationConfig.from_dict(settings)
-        self._encoded: dict[Prompt, _Encoded] = {}
-        self._tails: dict[tuple[str, tuple[str, ...]], tuple[tuple[int, ...], ...]] = {}
+        self._encoder = Encoder(tokenizer)
         self._packed = self._find_scorer(TOLERANCE[identity.dtype or "float32"])
         template = tokenizer.chat_template
         found = {
@@ -119,11 +112,11 @@ class HFModel:
             tokenizer = AutoTokenizer.from_pretrained(source, **place)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype], **place)
         except (OSError, ValueError, KeyError) as error:
-            raise _unloadable(request, error) from None
+            raise unloadable(request, error) from None
         if not tokenizer.is_fast:
             raise InputError(f"model {request.spec!r} has no fast tokenizer (tokenizer.json), which scoring needs")
         identity = Identity(
-            content_hash=digest or _content_hash(source, place),
+            content_hash=digest or checkpoint_hash(source, request.revision),
             revision=getattr(config, "_commit_hash", None),
             dtype=dtype,
             device=str(device),
@@ -140,12 +133,12 @@ class HFModel:
 
     def render(self, prompt: Prompt) -> str:
         """Return the exact text the model reads."""
-        return self._encode([prompt])[0].text
+        return self._encoder.encode([prompt])[0].text
 
     def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
         """Cut work by length, longest first, so that padding is small and memory peaks at once."""
-        self._encoded.clear()
-        lengths = [len(each.ids) for each in self._encode(prompts)]
+        self._encoder.forget()
+        lengths = [len(each.ids) for each in self._encoder.encode(prompts)]
         order = sorted(range(len(prompts)), key=lambda index: (-lengths[index], index))
         while order:
             count = max(1, self._batch_tokens // max(1, lengths[order[0]]))
@@ -154,8 +147,8 @@ class HFModel:
 
     def choose(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[Scores | Failure]:
         """Score the options exactly; see `harness.choice`."""
-        encoded = self._encode(prompts)
-        tokens = [self._option_tokens(each, tuple(texts)) for each, texts in zip(encoded, options, strict=True)]
+        encoded = self._encoder.encode(prompts)
+        tokens = [self._encoder.options(each, tuple(texts)) for each, texts in zip(encoded, options, strict=True)]
         room = [max(map(len, each)) for each in tokens]
         result: list[Scores | Failure] = list(self._too_long(encoded, room))
         asked = [index for index, failure in enumerate(result) if failure is None]
@@ -170,7 +163,7 @@ class HFModel:
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...] | Failure]:
         """Complete the prompts; a draw depends on the seed and the sample's id, not on the batch."""
-        encoded = self._encode(prompts)
+        encoded = self._encoder.encode(prompts)
         result: list[Any] = self._too_long(encoded, [sampling.max_tokens] * len(prompts))
         asked = [index for index, failure in enumerate(result) if failure is None]
         copies = [(index, copy) for index in asked for copy in range(sampling.n)]
@@ -186,41 +179,7 @@ class HFModel:
             result[index] = tuple(drawn[position * sampling.n : (position + 1) * sampling.n])
         return result
 
-    def _encode(self, prompts: Sequence[Prompt]) -> list[_Encoded]:
-        missing = [prompt for prompt in prompts if prompt not in self._encoded]
-        if missing:
-            texts = [self._render(prompt) for prompt in missing]
-            ids = self._tokenizer(texts, add_special_tokens=not self._chat)["input_ids"]
-            for prompt, text, each in zip(missing, texts, ids, strict=True):
-                self._encoded[prompt] = _Encoded(text, tuple(each))
-        return [self._encoded[prompt] for prompt in prompts]
-
-    def _render(self, prompt: Prompt) -> str:
-        if not self._chat:
-            parts = [message.content for message in prompt.messages]
-            return "\n\n".join([*parts, prompt.cue] if prompt.cue else parts)
-        turns = [{"role": message.role, "content": message.content} for message in prompt.messages]
-        rendered: str = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        return rendered
-
-    def _option_tokens(self, prompt: _Encoded, options: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-        """Return each option's tokens behind the prompt, checked at the border."""
-        lead = "" if self._chat else " "
-        # What stands behind a special token is tokenised on its own, so the border need be checked once an ending.
-        cut = max((prompt.text.rfind(token) for token in self._tokenizer.all_special_tokens), default=-1)
-        tail = prompt.text[max(cut, 0) :]
-        key = (tail, options)
-        if cut < 0 or key not in self._tails:
-            special = cut < 0 and not self._chat
-            texts = [tail, *(tail + lead + option for option in options)]
-            before, *whole = self._tokenizer(texts, add_special_tokens=special)["input_ids"]
-            found = split_options(before, whole, options)
-            if cut < 0:
-                return found
-            self._tails[key] = found
-        return self._tails[key]
-
-    def _too_long(self, encoded: Sequence[_Encoded], room: Sequence[int]) -> list[Any]:
+    def _too_long(self, encoded: Sequence[Encoded], room: Sequence[int]) -> list[Any]:
         limit = getattr(self._model.config.get_text_config(decoder=True), "max_position_embeddings", None)
         return [
             Failure(f"prompt of {len(each.ids)} tokens and {more} more exceed the model's {limit} positions")
@@ -345,23 +304,3 @@ def _device(wanted: str) -> torch.device:
         count = torch.cuda.device_count()
         raise InputError(f"device {wanted!r} is not there: torch sees {count} CUDA devices; use --device cpu")
     return torch.device(wanted)
-
-
-def _unloadable(request: ModelRequest, error: Exception) -> InputError:
-    reason = str(error).strip().split("\n", maxsplit=1)[0]
-    if Path(request.target).is_dir():
-        return InputError(f"model folder {request.target!r} cannot be loaded by transformers: {reason}")
-    at = f" at revision {request.revision!r}" if request.revision else ""
-    return InputError(
-        f"model {request.target!r}{at} is no local folder, and the Hugging Face hub does not give it: {reason}"
-    )
-
-
-def _content_hash(source: str, place: dict[str, str]) -> str:
-    """Return one hash of a checkpoint's weights, configuration and tokenizer files."""
-    folder = Path(source)
-    if not folder.is_dir():
-        found = cached_file(source, "config.json", **place)
-        folder = Path(os.fspath(found or source)).parent
-    names = [path.name for path in folder.iterdir() if path.suffix in _HASHED and path.is_file()]
-    return hash_of_hashes(hash_files(folder, names))

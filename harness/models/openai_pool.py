@@ -8,6 +8,7 @@ that is spoken: the one who asks raises `TransientError` or `FinalError`, and ev
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import threading
 import weakref
@@ -87,6 +88,7 @@ class Traffic:
         overloads: attempts that the server refused because it had too much to do.
         waited: seconds that servers asked to wait, summed over their replies, before `RetryPolicy.scale`.
         peak: most requests in flight at once.
+        lowest: lowest that overloads brought the limit of concurrency down to; 0 while there were none.
     """
 
     requests: int = 0
@@ -94,6 +96,7 @@ class Traffic:
     overloads: int = 0
     waited: float = 0.0
     peak: int = 0
+    lowest: int = 0
 
 
 class Limiter:
@@ -192,9 +195,8 @@ class Pool(Generic[Question, Reply]):
         Returns:
             A reply or a failure for each of ``now``, in order.
         """
-        wanted = [(question, self._ahead.pop(question, None)) for question in now]
-        futures = [future or self._submit(question) for question, future in wanted]
-        kept = {question: self._ahead.pop(question, None) or self._submit(question) for question in set(ahead)}
+        futures = [self._claim(question) for question in now]
+        kept = {question: self._claim(question) for question in dict.fromkeys(ahead)}
         for stale in self._ahead.values():
             stale.cancel()
         self._ahead = kept
@@ -209,13 +211,20 @@ class Pool(Generic[Question, Reply]):
         for future in self._ahead.values():
             future.cancel()
         self._ahead = {}
-        self._loop.call_soon_threadsafe(self._drop)
+        # Waited for, so that what is asked next is not dropped with it.
+        asyncio.run_coroutine_threadsafe(self._drop(), self._loop).result()
 
     def close(self) -> None:
         """Drop what is under way, close the client and end the thread."""
         if self._finalizer.alive:
             self.cancel()
         self._finalizer()
+
+    def _claim(self, question: Question) -> Future[Reply | Failure]:
+        """Return the reply of a question that was asked ahead, or ask it."""
+        if question in self._ahead:
+            return self._ahead.pop(question)
+        return self._submit(question)
 
     def _submit(self, question: Question) -> Future[Reply | Failure]:
         future: Future[Reply | Failure] = Future()
@@ -230,12 +239,13 @@ class Pool(Generic[Question, Reply]):
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
 
-    def _drop(self) -> None:
+    async def _drop(self) -> None:
         for _, future in self._queue:
             future.cancel()
         self._queue.clear()
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._workers)
 
     async def _work(self) -> None:
         while self._queue:
@@ -294,7 +304,10 @@ class Pool(Generic[Question, Reply]):
                 self._note(fault)
 
     def _note(self, fault: TransientError) -> None:
-        self.traffic.overloads += fault.overload
+        if fault.overload:
+            self.traffic.overloads += 1
+            limit = int(self.limiter.limit)
+            self.traffic.lowest = min(self.traffic.lowest or limit, limit)
         if fault.wait is None:
             return
         self.traffic.waited += fault.wait
@@ -325,7 +338,7 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
             # A date of "-0000" has no zone; HTTP dates are in UTC.
             date = date if date.tzinfo else date.replace(tzinfo=UTC)
             seconds = (date - (now or datetime.now(UTC))).total_seconds()
-        if seconds == seconds and seconds != float("inf"):
+        if math.isfinite(seconds):
             return max(0.0, seconds)
     return None
 

@@ -70,13 +70,15 @@ def echo_scores(reply: Json, endings: Sequence[str], names: Sequence[str]) -> Sc
         InputError: if the tokenizer merges an ending with the prompt's end.
         UnscoredError: if the reply is whole and holds no log-probabilities of the prompt.
     """
-    choices = _choices(reply, len(endings))
-    usage = _usage(reply)
-    # Where a server writes at least one token, that token is the last of its choice, and no part of the option.
-    written = 1 if usage[1] == len(endings) else 0
+    columns = [_token_columns(choice) for choice in _choices(reply, len(endings))]
+    # A token that the server wrote behind each prompt is no part of the option. The usage of some servers counts one
+    # that is not shown, so what is shown beyond the prompts decides.
+    shown = sum(len(tokens) for tokens, _, _ in columns)
+    written = (shown - _usage(reply)[0]) // len(endings)
+    if written not in (0, 1) or shown != _usage(reply)[0] + written * len(endings):
+        raise UnscoredError("the reply does not show the tokens of exactly what was asked")
     heads, tails = [], []
-    for choice, ending, name in zip(choices, endings, names, strict=True):
-        tokens, logprobs, offsets = _token_columns(choice)
+    for (tokens, logprobs, offsets), ending, name in zip(columns, endings, names, strict=True):
         end = len(tokens) - written
         start = _border(tokens[:end], offsets[:end], ending)
         if start is None:
@@ -143,8 +145,11 @@ def _usage(reply: Json) -> tuple[int, int]:
 
 def _token_columns(choice: Json) -> tuple[list[str], list[Any], list[int]]:
     found = choice.get("logprobs")
-    columns = [found.get(key) for key in ("tokens", "token_logprobs", "text_offset")] if isinstance(found, dict) else []
-    if not columns or not all(isinstance(column, list) for column in columns):
+    names = ("tokens", "token_logprobs", "text_offset")
+    columns = (
+        [list(found[name]) for name in names if isinstance(found.get(name), list)] if isinstance(found, dict) else []
+    )
+    if len(columns) != len(names):
         raise UnscoredError("the reply holds no log-probabilities of the prompt's tokens")
     tokens, logprobs, offsets = columns
     if len({len(column) for column in columns}) != 1:

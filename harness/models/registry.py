@@ -7,11 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.models.base import Model, ModelRequest, Verb
+from harness.models.base import Model, ModelRequest, Prompt, Verb
+from harness.plugins import Plugin, find_plugin, plugin_names
 from harness.task import Example
 from stepgame.errors import InputError, did_you_mean, unknown_name
 
-__all__ = ["BACKENDS", "DTYPES", "ENGINES", "NAMED", "Backend", "load_model", "parse_model", "require_verb"]
+__all__ = [
+    "BACKENDS",
+    "DTYPES",
+    "ENGINES",
+    "GROUP",
+    "NAMED",
+    "Backend",
+    "load_model",
+    "parse_model",
+    "render_without_weights",
+    "require_verb",
+]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -23,12 +35,16 @@ class Backend(NamedTuple):
     cls: str
     verbs: frozenset[Verb]
     help: str
+    local: bool = False
+    """Whether the model's tokenizer is at hand, so that prompts can be rendered without its weights."""
 
 
 BOTH: frozenset[Verb] = frozenset(("choose", "generate"))
 
 BACKENDS: dict[str, Backend] = {
-    "hf": Backend("harness.models.hf", "HFModel", BOTH, "transformers, on CPU or CUDA"),
+    "hf": Backend("harness.models.hf", "HFModel", BOTH, "transformers, on CPU or CUDA", local=True),
+    "vllm": Backend("harness.models.vllm", "VLLMModel", BOTH, "vLLM's offline engine, on CUDA or CPU", local=True),
+    "openai": Backend("harness.models.openai", "OpenAIModel", BOTH, "a server of the OpenAI protocol"),
     "oracle": Backend("harness.models.symbolic", "Oracle", BOTH, "reads and solves the story"),
     "random": Backend("harness.models.symbolic", "Random", BOTH, "any option, all alike"),
     "majority": Backend("harness.models.symbolic", "Majority", BOTH, "the training split's most frequent label"),
@@ -37,8 +53,11 @@ BACKENDS: dict[str, Backend] = {
 NAMED: dict[str, str] = {"smollm2": "hf", "oracle": "oracle", "random": "random", "majority": "majority"}
 """Models with a name of their own, and the backend that a name alone means."""
 
-ENGINES = ("hf",)
+ENGINES = ("hf", "vllm", "openai")
 """Backends that take a model, and may be given as ``--backend`` or as a prefix of the spec."""
+
+GROUP = "stepgame.models"
+"""Entry points of this group are models too: the name is the model's, the object its class."""
 
 
 def parse_model(
@@ -56,6 +75,7 @@ def parse_model(
     Args:
         spec: ``smollm2``, ``oracle``, ``random``, ``majority``, a folder, or ``ORG/NAME`` on the hub; the last two
             may end in ``@REVISION``, and an engine's name with a colon may come first (``hf:smollm2``).
+            An installed model goes by its name, with what it takes behind a colon.
         backend: the engine, if the spec does not name it; ``hf`` when omitted.
         dtype: see `ModelRequest`.
         device: see `ModelRequest`.
@@ -76,6 +96,14 @@ def parse_model(
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"--batch-tokens must be at least 1, got {batch_tokens}")
     engine = prefix or backend
+    if engine is not None and engine not in ENGINES:
+        # What stands behind the colon is the plug-in's own.
+        return ModelRequest(spec, engine, name, None, dtype, device, batch_tokens, seed, dict(args or {}))
+    if engine == "openai":
+        if not name:
+            raise InputError(f"model {spec!r} names no model; expected openai:MODEL, by the server's name for it")
+        # A server's names may hold anything, and are not ours to take apart.
+        return ModelRequest(spec, engine, name, None, dtype, device, batch_tokens, seed, dict(args or {}))
     target, revision = (name, None) if _is_folder(name) else _split_revision(name)
     if target in NAMED:
         chosen = NAMED[target]
@@ -86,20 +114,22 @@ def parse_model(
     elif "/" in target or _is_folder(target):
         chosen = "hf"
     else:
-        raise InputError(
-            f"unknown model {spec!r}{did_you_mean(target, NAMED)}; known: {', '.join(NAMED)}, an existing folder, "
-            "or ORG/NAME on the Hugging Face hub"
-        )
+        raise _unknown_model(spec, target)
     return ModelRequest(spec, engine or chosen, target, revision, dtype, device, batch_tokens, seed, dict(args or {}))
 
 
 def require_verb(request: ModelRequest, verb: Verb) -> None:
-    """Check that a backend has a verb, without importing it.
+    """Check that a backend has a verb, without importing it; an installed model's class has to be.
 
     Raises:
         InputError: if it has not, with the scoring that it does have.
     """
-    verbs = BACKENDS[request.backend].verbs
+    plugin = _plugin(request.backend)
+    if plugin is not None:
+        cls = plugin.load()
+        verbs = frozenset(each for each in BOTH if callable(getattr(cls, each, None)))
+    else:
+        verbs = BACKENDS[request.backend].verbs
     if verb not in verbs:
         score = {"choose": "choice", "generate": "generate"}
         has = " or ".join(f"--score {score[each]}" for each in sorted(verbs))
@@ -108,21 +138,56 @@ def require_verb(request: ModelRequest, verb: Verb) -> None:
 
 def load_model(request: ModelRequest, training: Callable[[int], Sequence[Example]]) -> Model:
     """Import the backend and load the model; see `Model.load`."""
-    backend = BACKENDS[request.backend]
-    loaded: Model = getattr(importlib.import_module(backend.module), backend.cls).load(request, training)
+    plugin = _plugin(request.backend)
+    if plugin is not None:
+        cls = plugin.load()
+    else:
+        backend = BACKENDS[request.backend]
+        cls = getattr(importlib.import_module(backend.module), backend.cls)
+    loaded: Model = cls.load(request, training)
     return loaded
+
+
+def render_without_weights(request: ModelRequest, prompts: Sequence[Prompt]) -> list[str] | None:
+    """Return what a model would read for some prompts; None where only the model or a server knows.
+
+    Raises:
+        InputError: if its tokenizer is not to be had.
+    """
+    backend = BACKENDS.get(request.backend)
+    if backend is None or not backend.local:
+        return None
+    from harness.models.chat import render_prompts
+
+    return render_prompts(request, prompts)
+
+
+def _plugin(name: str) -> Plugin | None:
+    # What comes with the harness needs no look at what is installed.
+    known = name in BACKENDS or name in NAMED or not name or "/" in name
+    return None if known else find_plugin(GROUP, name)
 
 
 def _split_prefix(spec: str) -> tuple[str | None, str]:
     prefix, colon, rest = spec.partition(":")
+    if not colon and not _is_folder(spec) and _plugin(spec) is not None:
+        return spec, spec
     if not colon or "/" in prefix or "\\" in prefix or _is_folder(spec):
         return None, spec
-    if prefix not in ENGINES:
+    if prefix not in ENGINES and _plugin(prefix) is None:
         raise InputError(
             f"unknown backend {prefix!r} in model {spec!r}{did_you_mean(prefix, ENGINES)}; "
             f"available: {', '.join(ENGINES)}"
         )
     return prefix, rest
+
+
+def _unknown_model(spec: str, target: str) -> InputError:
+    named = [*NAMED, *plugin_names(GROUP)]
+    return InputError(
+        f"unknown model {spec!r}{did_you_mean(target, named)}; known: {', '.join(named)}, an existing folder, "
+        "or ORG/NAME on the Hugging Face hub"
+    )
 
 
 def _split_revision(name: str) -> tuple[str, str | None]:

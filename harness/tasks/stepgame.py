@@ -9,13 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from harness.extract import EXTRACTION, extract
 from harness.task import Example, Extraction
-from stepgame.errors import InputError
+from stepgame.errors import InputError, unknown_name
 from stepgame.relations import NAMES
 
 if TYPE_CHECKING:
     from stepgame.stories import Stories
 
 __all__ = ["StepGame"]
+
+_FURTHER: dict[str, Any] = {
+    "names": "letters",
+    "noise_counts": "",
+    "balance": False,
+    "phrases": "all",
+    "unique": False,
+}
+"""Settings of the generator that came after the first runs, and what they are unless given."""
 
 
 class StepGame:
@@ -29,13 +38,16 @@ class StepGame:
         bank: see `stepgame.generate`.
         split: see `stepgame.generate`.
         seed: see `stepgame.generate`.
-        file: a data file, or several, to ask instead of generated stories; the parameters above are then not used.
+        file: a data file, or several, to ask instead of generated stories; no other parameter is used then.
+        further: other arguments of `stepgame.generate` that make rows different: ``names``, ``noise_counts``,
+            ``balance``, ``phrases`` and ``unique``.
 
     Raises:
         InputError: if a parameter is out of range or a file cannot be read.
     """
 
     name = "stepgame"
+    prompt = "zero-shot"
     extraction = EXTRACTION
 
     def __init__(
@@ -49,18 +61,15 @@ class StepGame:
         split: str = "test",
         seed: int = 0,
         file: str | Sequence[str] | None = None,
+        **further: Any,
     ) -> None:
         if file is None:
-            self._stories = _generate(hops, per_hop, noise, protocol, bank, split, seed)
-            self._parameters: dict[str, Any] = {
-                "hops": sorted(set(self._stories.table["k_hop"].to_pylist())),
-                "per_hop": per_hop,
-                "noise": noise,
-                "protocol": protocol,
-                "bank": bank,
-                "split": split,
-                "seed": seed,
-            }
+            named = {"noise": noise, "protocol": protocol, "bank": bank, "split": split, "seed": seed}
+            # Defaults are left out, so that a manifest names only what was asked for.
+            other = {key: value for key, value in further.items() if key not in _FURTHER or value != _FURTHER[key]}
+            self._stories = _generate(hops, per_hop, **named, **_checked(other))
+            ks = sorted(set(self._stories.table["k_hop"].to_pylist()))
+            self._parameters: dict[str, Any] = {"hops": ks, "per_hop": per_hop, **named, **other}
         else:
             files = [file] if isinstance(file, str) else list(file)
             self._stories = _load(files)
@@ -88,7 +97,7 @@ class StepGame:
         """The stories, in their order."""
         return _examples(self._stories)
 
-    def training(self, per_hop: int) -> Sequence[Example]:
+    def training(self, per_hop: int, hops: Sequence[int] | None = None) -> Sequence[Example]:
         """Return stories of the training split, otherwise made with the same parameters.
 
         Raises:
@@ -96,29 +105,28 @@ class StepGame:
         """
         if "file" in self._parameters:
             raise InputError(
-                "data from a file has no training split, which this model or prompt needs; "
-                "ask generated stories instead (--hops, --per-hop)"
+                "data from a file has no training split, which this model or prompt needs; give a prompt's examples "
+                "by --few-shot-data FILE, or ask generated stories instead (--hops, --per-hop)"
             )
-        same = {key: value for key, value in self._parameters.items() if key not in ("per_hop", "split")}
-        return _examples(_generate(**same, per_hop=per_hop, split="train"))
+        other = {"per_hop": per_hop, "split": "train"} | ({} if hops is None else {"hops": list(hops)})
+        return _examples(_generate(**{**self._parameters, **other}))
 
     def extract(self, text: str, example: Example) -> Extraction:
         """Read one of the nine labels out of free text."""
-        return extract(text)
+        return extract(text, example.question, example.story)
 
 
-def _generate(
-    hops: int | str | Iterable[int],
-    per_hop: int,
-    noise: bool,
-    protocol: str,
-    bank: str,
-    split: str,
-    seed: int,
-) -> Stories:
+def _checked(further: Mapping[str, Any]) -> Mapping[str, Any]:
+    for key in further:
+        if key not in _FURTHER:
+            raise unknown_name("setting of the task 'stepgame'", key, _FURTHER)
+    return further
+
+
+def _generate(hops: int | str | Iterable[int], per_hop: int, **settings: Any) -> Stories:
     from stepgame.generate import generate
 
-    return generate(hops, per_hop, noise=noise, protocol=protocol, bank=bank, split=split, seed=seed)
+    return generate(hops, per_hop, **settings)
 
 
 def _load(files: Sequence[str]) -> Stories:
