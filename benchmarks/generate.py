@@ -96,8 +96,8 @@ def main(words: list[str] | None = None) -> int:
     options = parse_arguments(words)
     print(f"{describe_machine()}; {pin()}")
     print(
-        f"noisy stories with text in memory, bank {BANK!r}; {options.repeats} rounds in turns, medians, processor time; "
-        f"n = {options.n:,} (stepgame), {options.plain_n:,} (plain Python)"
+        f"noisy stories with text in memory, bank {BANK!r}; {options.repeats} rounds in turns, medians, "
+        f"stories a second of processor time; n = {options.n:,} (stepgame), {options.plain_n:,} (plain Python)"
     )
     print(f"{'k':>3} {'stepgame/s':>12} {'plain Python/s':>15}  ratio (smallest to largest of a round)")
     speeds = []

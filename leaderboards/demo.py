@@ -200,6 +200,10 @@ def _writing_dtype() -> str:
     are never scored in it: its few digits make the best two equal in every tenth story or so, and a tie is no
     answer.
     """
+    from harness.threads import wait_without_spinning
+
+    # Before torch is loaded, or it would have no effect.
+    wait_without_spinning()
     import torch
 
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()

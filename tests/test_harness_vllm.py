@@ -220,12 +220,16 @@ def test_the_manifest_says_what_is_in_force(engine: VLLMModel, smollm2: HFModel)
     assert identity.args["chat_template_sha256"] == smollm2.identity.args["chat_template_sha256"]
 
 
-def _orphans(mark: str) -> list[int]:
-    """Return processes that carry a mark in their environment."""
+MARK = "STEPGAME_TEST_MARK"
+
+
+def _marked(folder: Path) -> list[int]:
+    """Return the processes that were started for a folder, by the mark in their environment."""
+    mark = f"{MARK}={folder}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
                 found.append(int(entry.name))
         except (PermissionError, FileNotFoundError, ProcessLookupError):
             continue
@@ -247,7 +251,6 @@ SCRIPT = """
         {end}
 """
 ENDS = {
-    "normal": "pass",
     "exception": "raise LookupError('on purpose')",
     "ctrl-c": "model.generate(prompts, Sampling(max_tokens=200))",
     "kill": "model.generate(prompts, Sampling(max_tokens=200))",
@@ -255,41 +258,41 @@ ENDS = {
 
 
 @pytest.mark.model
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("end", ENDS)
-def test_no_process_is_left(tmp_path: Path, end: str) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT).format(args=CPU, end=ENDS[end]))
-    mark = f"STEPGAME_TEST_MARK={tmp_path}"
-    name, _, value = mark.partition("=")
-    process = subprocess.Popen(
+def test_no_process_is_left(tmp_path: Path) -> None:
+    running = {end: _start(tmp_path / end, ENDS[end]) for end in ENDS}
+    for end, process in running.items():
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line == "asking\n", process.communicate()[1]
+        assert _marked(tmp_path / end)
+    time.sleep(2)
+    # A terminal sends it to every process of the group.
+    os.killpg(running["ctrl-c"].pid, signal.SIGINT)
+    running["kill"].kill()
+    said = {end: process.communicate(timeout=120)[1] for end, process in running.items()}
+    assert "LookupError: on purpose" in said["exception"]
+    assert "KeyboardInterrupt" in said["ctrl-c"]
+    assert running["kill"].returncode == -signal.SIGKILL
+    for end in ENDS:
+        for _ in range(300):
+            if not _marked(tmp_path / end):
+                break
+            time.sleep(0.1)
+        assert not _marked(tmp_path / end), end
+
+
+def _start(folder: Path, end: str) -> subprocess.Popen[str]:
+    folder.mkdir()
+    script = folder / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT).format(args=CPU, end=end))
+    return subprocess.Popen(
         [sys.executable, str(script)],
-        env=os.environ | {name: value, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env=os.environ | {MARK: str(folder), "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line == "asking\n", process.communicate()[1]
-    if end == "ctrl-c":
-        time.sleep(2)
-        # A terminal sends it to every process of the group.
-        os.killpg(process.pid, signal.SIGINT)
-    elif end == "kill":
-        process.kill()
-    _, said = process.communicate(timeout=120)
-    expected = {"normal": 0, "exception": 1, "kill": -signal.SIGKILL}
-    if end in expected:
-        assert process.returncode == expected[end], said
-    else:
-        assert "KeyboardInterrupt" in said
-    for _ in range(200):
-        if not _orphans(mark):
-            break
-        time.sleep(0.1)
-    assert not _orphans(mark)
 
 
 @pytest.mark.model

@@ -152,6 +152,11 @@ class VLLMModel:
         """Which model this is."""
         return self._identity
 
+    @property
+    def llm(self) -> vllm.LLM:
+        """The engine as vLLM gives it, for what this class does not do; it ends with the model."""
+        return self._engine.llm
+
     def render(self, prompt: Prompt) -> str:
         """Return the exact text the model reads."""
         return self._encoder.encode([prompt])[0].text

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import threading
@@ -18,6 +20,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from harness.models.base import BackendError
+from harness.models.vllm_guard import dismiss, guard
 from stepgame.errors import InputError
 
 __all__ = ["Engine", "quiet_start", "sampling_params", "start_error"]
@@ -35,17 +38,21 @@ class Engine:
 
     Args:
         llm: a started engine; it is shut down by `close`, when this object is dropped, and at exit.
+
+    Attributes:
+        llm: the same.
     """
 
     def __init__(self, llm: LLM) -> None:
         # Any: the types of what it takes change from version to version.
         self._engine: Any = llm.llm_engine
+        self.llm = llm
         self._names = itertools.count()
         self._open: set[str] = set()
         self._done: dict[str, Any] = {}
         core: Any = llm.llm_engine.engine_core
         self._stopped = threading.Event()
-        self._close = weakref.finalize(self, _stop, core, self._stopped)
+        self._close = weakref.finalize(self, _stop, core, self._stopped, guard(_processes(core)))
         # An engine that runs in this process has neither; there nothing can die alone.
         resources, queue = getattr(core, "resources", None), getattr(core, "outputs_queue", None)
         if resources is not None and queue is not None:
@@ -122,9 +129,19 @@ class Engine:
         )
 
 
-def _stop(core: Any, stopped: threading.Event) -> None:
+def _stop(core: Any, stopped: threading.Event, guardian: subprocess.Popen[bytes]) -> None:
     stopped.set()
     core.shutdown()
+    dismiss(guardian)
+
+
+def _processes(core: Any) -> list[int]:
+    """Return the ids of an engine's processes, workers included; none if it runs in this one."""
+    # By name: it ships no types.
+    psutil: Any = importlib.import_module("psutil")
+    manager = getattr(getattr(core, "resources", None), "engine_manager", None)
+    engines = [psutil.Process(process.pid) for process in getattr(manager, "processes", ())]
+    return [process.pid for engine in engines for process in (engine, *engine.children(recursive=True))]
 
 
 def _watch(resources: Any, queue: Any, stopped: threading.Event) -> None:
