@@ -92,7 +92,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.solve", description=__doc__)
     parser.add_argument("--hops", default="1,3,5,10", help="lengths of the chain")
-    parser.add_argument("--n", type=int, default=20_000, help="stories that judge_all answers in a round")
+    parser.add_argument("--n", type=int, default=60_000, help="stories that judge_all answers in a round")
     parser.add_argument("--peer-n", type=int, default=256, help="how many of them the others answer")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
     parser.add_argument("--json", type=Path, help="write the results to this file too")

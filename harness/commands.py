@@ -37,7 +37,7 @@ def _parameter(setting: Field[Any]) -> inspect.Parameter:
     return inspect.Parameter(setting.name, kind, default=default, annotation=Annotated[meta["kind"], option])
 
 
-def _with_settings(function: Callable[..., None]) -> Callable[..., None]:
+def with_settings(function: Callable[..., None]) -> Callable[..., None]:
     """Give a verb one flag for each setting of a run, in front of its own."""
     settings = [_parameter(setting) for setting in RunSettings.flags()]
     own = [each for each in inspect.signature(function, eval_str=True).parameters.values() if each.name != "settings"]
@@ -46,7 +46,7 @@ def _with_settings(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-@_with_settings
+@with_settings
 def run(
     dry_run: Annotated[
         bool,

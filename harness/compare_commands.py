@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.commands import _with_settings
+from harness.commands import with_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -220,7 +220,7 @@ def _cut(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:12]}..."
 
 
-@_with_settings
+@with_settings
 def probe(
     variant: Annotated[
         list[str] | None,

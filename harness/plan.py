@@ -124,6 +124,7 @@ def make_plan(settings: RunSettings, task: Task | None, command: Sequence[str]) 
     template = None if settings.prompt is None else load_prompt(settings.prompt, settings.score)
     made = _make_task(settings) if task is None else task
     template = template or load_prompt(made.prompt, settings.score)
+    request = replace(request, verb=VERB[template.score])
     require_verb(request, VERB[template.score])
     sampling = _sampling(settings, template)
     template = replace(template, shots=_shots(settings, template, made))

@@ -148,6 +148,7 @@ class ModelRequest:
         batch_tokens: upper bound on the padded tokens of one batch; None leaves it to the backend.
         seed: for models that draw at random.
         args: further settings of the backend, as ``--model-arg key=value`` gives them.
+        verb: what it will be asked to do, where that is known; lets a backend refuse before anything is recorded.
     """
 
     spec: str
@@ -159,6 +160,7 @@ class ModelRequest:
     batch_tokens: int | None = None
     seed: int = 0
     args: Mapping[str, str] = field(default_factory=dict)
+    verb: Verb | None = None
 
 
 @dataclass(frozen=True, slots=True)

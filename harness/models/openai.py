@@ -192,7 +192,14 @@ class OpenAIModel:
                 f"the openai backend needs --base-url URL for a server of your own, or a key in the environment "
                 f"variable {KEY} for {OFFICIAL}"
             )
-        return cls(request.target, settings, key)
+        model = cls(request.target, settings, key)
+        if request.verb == "choose":
+            try:
+                model.require_scoring()
+            except InputError:
+                model.close()
+                raise
+        return model
 
     @property
     def identity(self) -> Identity:
@@ -230,16 +237,24 @@ class OpenAIModel:
         self._next = {prompts[one[0]]: tuple(prompts[index] for index in other) for one, other in pairwise(cut)}
         yield from cut
 
+    def require_scoring(self) -> None:
+        """Check that the server gives log-probabilities of options.
+
+        Raises:
+            InputError: if it does not, with the reason.
+        """
+        if self._unscored is not None:
+            raise InputError(
+                f"model {self._name!r} at {self._url} cannot score options: {self._unscored}; use --score generate"
+            )
+
     def choose(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[Scores | Failure]:
         """Score the options as continuations of the plain prompts.
 
         Raises:
             InputError: if the server gives no log-probabilities of options, or they are not defined.
         """
-        if self._unscored is not None:
-            raise InputError(
-                f"model {self._name!r} at {self._url} cannot score options: {self._unscored}; use --score generate"
-            )
+        self.require_scoring()
         asked = [_Question("choose", prompt, tuple(texts)) for prompt, texts in zip(prompts, options, strict=True)]
         # Options to come are known only where they are those of the examples.
         usual = all(question.options == prompt.example.options for question, prompt in zip(asked, prompts, strict=True))
