@@ -119,7 +119,8 @@ class Recipe:
 
 
 def _named(codes: Any, names: pa.StringArray, width: pa.DataType) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array(codes, width), names)
+    # Sampled codes are in range; checking them again would cost as much as making them.
+    return pa.DictionaryArray.from_arrays(pa.array(codes, width), names, safe=False)
 
 
 class _Tabulator:
@@ -142,7 +143,7 @@ class _Tabulator:
             _named(layout.relation, self.relations, pa.int8()),
             _named(layout.tail, self.names, pa.int16()),
             _named(layout.role, self.roles, pa.int8()),
-            _named(codes.astype(np.int16), self.phrases, pa.int16()),
+            _named(codes, self.phrases, pa.int16()),
         ]
         return pa.ListArray.from_arrays(layout.offsets, pa.StructArray.from_arrays(fields, fields=list(FACT)))
 

@@ -60,6 +60,7 @@ _INVERSE = np.array([Relation(code).inverse for code in range(len(VECTORS))], dt
 # Code by sign: _OF[dx + 1, dy + 1].
 _OF = np.array([[Relation.of(dx, dy) for dy in (-1, 0, 1)] for dx in (-1, 0, 1)], dtype=np.int64)
 
+_TURNED = np.stack([np.arange(len(VECTORS)), _INVERSE])
 I64 = NDArray[np.int64]
 I32 = NDArray[np.int32]
 I16 = NDArray[np.int16]
@@ -143,6 +144,7 @@ class _Desk(NamedTuple):
     made: [2] agents and sentences so far.
     """
 
+    streams: U64
     chain: U64
     extra: U64
     x: I64
@@ -331,14 +333,15 @@ def _tell(chain: U64, extra: U64, desk: _Desk, hops: int, phrases: I64, out: Lay
     """
     told, added, sentences = 0, hops, desk.made[1]
     while told < hops or added < sentences:
-        noise = added < sentences and below(extra, hops - told + sentences - added) < sentences - added
-        link = desk.links[desk.order[added if noise else told]]
-        added, told = added + int(noise), told + int(not noise)
-        drawn = word(extra) if noise else word(chain)
-        turned = drawn & np.uint64(1)
-        node, anchor, relation = link & 0xFFFF, (link >> 16) & 0xFFFF, (link >> 32) & 0xFF
-        if turned:
-            node, anchor, relation = anchor, node, _INVERSE[relation]
+        noise = 0
+        if added < sentences:
+            noise = int(below(extra, hops - told + sentences - added) < sentences - added)
+        link = desk.links[desk.order[told + noise * (added - told)]]
+        added, told = added + noise, told + 1 - noise
+        drawn = word(desk.streams, STATE * noise)
+        turned = np.int64(drawn & np.uint64(1))
+        node, anchor = (link >> (16 * turned)) & 0xFFFF, (link >> (16 - 16 * turned)) & 0xFFFF
+        relation = _TURNED[turned, (link >> 32) & 0xFF]
         out.head[at], out.tail[at], out.relation[at] = desk.names[node], desk.names[anchor], relation
         out.phrase[at] = ((drawn >> np.uint64(1)) * np.uint64(phrases[relation])) >> np.uint64(31)
         out.role[at] = link >> 40
@@ -433,9 +436,11 @@ def sample(sampler: Sampler, rows: I64) -> Layout:
     )
     agents, sentences, count = sampler.agents, sampler.hops + sampler.noise.sentences, len(rows)
     ends = sampler.hops * (sampler.hops + 1) // 2 if sampler.noise.supporting[1] else 0
+    streams = np.zeros(2 * STATE, np.uint64)
     desk = _Desk(
-        chain=np.zeros(STATE, np.uint64),
-        extra=np.zeros(STATE, np.uint64),
+        streams=streams,
+        chain=streams[:STATE],
+        extra=streams[STATE:],
         x=np.zeros(agents, np.int64),
         y=np.zeros(agents, np.int64),
         links=np.zeros(sentences, np.int64),

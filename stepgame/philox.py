@@ -16,8 +16,12 @@ from stepgame.compiled import kernel
 
 __all__ = ["STATE", "below", "derive_key", "philox", "seek", "word"]
 
-STATE = 10
-"""Words of state: the counter (4), the key (2) and the words of the current block (4)."""
+BLOCKS = 8
+"""Blocks made at once: independent of each other, so the compiler computes them in vector registers."""
+
+DRAWN = 4 * BLOCKS
+STATE = 6 + DRAWN
+"""Words of state: the counter (4), the key (2) and the words of the current blocks (4 each)."""
 
 _MASK = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
@@ -25,6 +29,7 @@ _M0 = np.uint64(0xD2511F53)
 _M1 = np.uint64(0xCD9E8D57)
 _W0 = np.uint64(0x9E3779B9)
 _W1 = np.uint64(0xBB67AE85)
+_TWO, _THREE, _FIRST, _BLOCKS = np.uint64(2), np.uint64(3), np.uint64(6), np.uint64(BLOCKS)
 
 U64 = NDArray[np.uint64]
 
@@ -36,17 +41,30 @@ def derive_key(*parts: object) -> np.uint64:
 
 
 @kernel
-def philox(state: U64) -> None:
-    """Fill words 6-9 of the state from the counter in 0-3 and the key in 4-5."""
-    c0, c1, c2, c3 = state[0], state[1], state[2], state[3]
-    k0, k1 = state[4], state[5]
-    for _ in range(10):
-        p0 = _M0 * c0
-        p1 = _M1 * c2
-        c0, c1, c2, c3 = (p1 >> _SHIFT) ^ c1 ^ k0, p1 & _MASK, (p0 >> _SHIFT) ^ c3 ^ k1, p0 & _MASK
-        k0 = (k0 + _W0) & _MASK
-        k1 = (k1 + _W1) & _MASK
-    state[6], state[7], state[8], state[9] = c0, c1, c2, c3
+def philox(state: U64, base: int = 0) -> None:
+    """Make `BLOCKS` blocks: of the counter in words 0-3 under the key in 4-5, of the counter 4 draws on, and so on.
+
+    Word w of block b goes to place 6 + w * `BLOCKS` + b: side by side for all blocks, so that the compiler works on
+    them in vector registers.
+    """
+    draws, first, second, third = (
+        state[base + 0],
+        state[base + 1] & _MASK,
+        state[base + 2] & _MASK,
+        state[base + 3] & _MASK,
+    )
+    low, high = state[base + 4] & _MASK, state[base + 5] & _MASK
+    for block in range(BLOCKS):
+        c0, c1, c2, c3 = (draws + np.uint64(4) * np.uint64(block)) & _MASK, first, second, third
+        k0, k1 = low, high
+        for _ in range(10):
+            p0 = _M0 * c0
+            p1 = _M1 * c2
+            c0, c1, c2, c3 = (p1 >> _SHIFT) ^ c1 ^ k0, p1 & _MASK, (p0 >> _SHIFT) ^ c3 ^ k1, p0 & _MASK
+            k0 = (k0 + _W0) & _MASK
+            k1 = (k1 + _W1) & _MASK
+        state[base + 6 + block], state[base + 6 + BLOCKS + block] = c0, c1
+        state[base + 6 + 2 * BLOCKS + block], state[base + 6 + 3 * BLOCKS + block] = c2, c3
 
 
 @kernel
@@ -64,13 +82,14 @@ def seek(state: U64, key: np.uint64, row: int, purpose: int) -> None:
 
 
 @kernel
-def word(state: U64) -> np.uint64:
-    """Return the next 32-bit word of the stream."""
-    place = state[0] & np.uint64(3)
+def word(state: U64, base: int = 0) -> np.uint64:
+    """Return the next 32-bit word of the stream whose state begins at ``base``."""
+    draws = state[base]
+    place = draws & np.uint64(DRAWN - 1)
     if place == 0:
-        philox(state)
-    state[0] += np.uint64(1)
-    drawn: np.uint64 = state[np.uint64(6) + place]
+        philox(state, base)
+    state[base] = draws + np.uint64(1)
+    drawn: np.uint64 = state[base + np.int64(_FIRST + (place >> _TWO) + (place & _THREE) * _BLOCKS)]
     return drawn
 
 

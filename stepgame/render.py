@@ -67,12 +67,19 @@ class _Names(NamedTuple):
 
 
 @kernel
-def _measure(patterns: _Patterns, names: _Names, codes: I64, head: I16, tail: I16, offsets: I32) -> int:
+def _number(first: I64, relation: I8, phrase: I16, out: I16) -> None:
+    """Write each phrase's place among all phrases of the bank."""
+    for row in range(len(phrase)):
+        out[row] = first[relation[row]] + phrase[row]
+
+
+@kernel
+def _measure(patterns: _Patterns, names: _Names, codes: I16, head: I16, tail: I16, offsets: I32) -> int:
     """Write where each sentence begins to ``offsets``; return the bytes that all of them need."""
     total = 0
     for row in range(len(codes)):
         offsets[row] = total
-        code = codes[row]
+        code = np.int64(codes[row])
         total += patterns.fixed[code]
         total += patterns.heads[code] * names.lengths[head[row]] + patterns.tails[code] * names.lengths[tail[row]]
     offsets[len(codes)] = total
@@ -89,11 +96,11 @@ def _put(source: U8, start: int, length: int, out: U8, at: int) -> int:
 
 
 @kernel
-def _write(patterns: _Patterns, names: _Names, codes: I64, head: I16, tail: I16, out: U8) -> None:
+def _write(patterns: _Patterns, names: _Names, codes: I16, head: I16, tail: I16, out: U8) -> None:
     """Write every sentence's bytes one after the other; each block may write over what comes behind it."""
     at = 0
     for row in range(len(codes)):
-        code = codes[row]
+        code = np.int64(codes[row])
         slot = patterns.slots[code]
         literal = slot + code
         at = _put(patterns.data, patterns.starts[literal], patterns.lengths[literal], out, at)
@@ -119,20 +126,21 @@ class Renderer:
         self._question = _Patterns.cut([bank.question])
         self._names = _Names(*_pack(names))
 
-    def codes(self, relation: I8, phrase: I16) -> I64:
+    def codes(self, relation: I8, phrase: I16) -> I16:
         """Number each (relation, phrase) by its place among all phrases of the bank."""
-        numbers: I64 = self._first[relation] + phrase
+        numbers = np.empty(len(phrase), np.int16)
+        _number(self._first, relation, phrase, numbers)
         return numbers
 
-    def sentences(self, codes: I64, head: I16, tail: I16) -> pa.StringArray:
+    def sentences(self, codes: I16, head: I16, tail: I16) -> pa.StringArray:
         """Return one sentence for each [n] phrase code, head and tail."""
         return self._assemble(self._phrases, codes, head, tail)
 
     def questions(self, head: I16, tail: I16) -> pa.StringArray:
         """Return one question for each [n] head and tail."""
-        return self._assemble(self._question, np.zeros(len(head), np.int64), head, tail)
+        return self._assemble(self._question, np.zeros(len(head), np.int16), head, tail)
 
-    def _assemble(self, patterns: _Patterns, codes: I64, head: I16, tail: I16) -> pa.StringArray:
+    def _assemble(self, patterns: _Patterns, codes: I16, head: I16, tail: I16) -> pa.StringArray:
         offsets = np.empty(len(codes) + 1, np.int32)
         size = _measure(patterns, self._names, codes, head, tail, offsets)
         data = np.empty(size + COPIED, np.uint8)

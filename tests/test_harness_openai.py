@@ -503,6 +503,6 @@ def test_a_run_counts_refusals_as_errors_and_asks_them_again(tmp_path: Path, mon
 
 def test_a_server_that_cannot_score_options_is_refused_before_anything_is_recorded(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with serving() as server, pytest.raises(InputError, match="cannot score options.*--score generate"):
+    with serving() as server, pytest.raises(InputError, match=r"cannot score options.*--score generate"):
         evaluate(f"openai:{NAME}", hops=1, per_hop=2, score="choice", base_url=server.url, out=out)
     assert not out.exists()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stepgame.philox import STATE, below, derive_key, philox, seek, word
+from stepgame.philox import BLOCKS, STATE, below, derive_key, philox, seek, word
 
 # Known answers of Philox4x32-10, from the test vectors published with Random123 (Salmon et al., SC 2011).
 KNOWN = [
@@ -23,9 +23,10 @@ def words(key, row, purpose, count):
 
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
 def test_known_answers(counter, key, expected):
-    state = np.array([*counter, *key, 0, 0, 0, 0], np.uint64)
+    state = np.zeros(STATE, np.uint64)
+    state[:6] = *counter, *key
     philox(state)
-    assert tuple(int(value) for value in state[6:]) == expected
+    assert tuple(int(value) for value in state[6::BLOCKS]) == expected
 
 
 def test_streams_differ_in_key_row_and_purpose_and_repeat():
