@@ -102,6 +102,7 @@ def measure_choice(engine: str, prompts: Sequence[Prompt], rounds: int, batch: i
         rivals = [lambda: our_choices(ours, prompts), lambda: peer.choose(texts, options)]
         (mine, theirs), (found, expected) = timed(rivals, len(prompts), rounds)
     finally:
+        peer.close()
         close = getattr(ours, "close", None)
         if close is not None:
             close()

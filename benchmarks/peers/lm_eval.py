@@ -71,6 +71,12 @@ class LmEval:
         self._instance: Any = importlib.import_module("lm_eval.api.instance").Instance
         self._model: Any = getattr(importlib.import_module(module), name)(pretrained=folder, **settings)
 
+    def close(self) -> None:
+        """Stop the peer's vLLM engine, which lm-eval itself leaves to the end of the process."""
+        engine = getattr(getattr(self._model, "model", None), "llm_engine", None)
+        if engine is not None:
+            engine.engine_core.shutdown()
+
     def choose(self, texts: Sequence[str], options: Sequence[Sequence[str]]) -> list[int]:
         """Return the place of the likeliest option of each prompt.
 

@@ -48,7 +48,7 @@ def main(pids: Sequence[str]) -> None:
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
             processes.append(psutil.Process(int(pid)))
-    if sys.stdin.buffer.read() == GOODBYE:
+    if sys.stdin.buffer.read(len(GOODBYE)) == GOODBYE:
         return
     for process in processes:
         # psutil knows a process from another that got its number.
