@@ -45,8 +45,8 @@ def run_bare(llm: Any, ids: Sequence[Sequence[int]], max_tokens: int) -> float:
 def run_harness(model: Any, settings: dict[str, Any], out: Path) -> float:
     """Do the same by a whole run on a model that is loaded already; return the seconds."""
     model.llm.reset_prefix_cache()
-    # The run would load the model itself; both sides share one engine instead.
-    with mock.patch("harness.run.load_model", return_value=model):
+    # The run would load the model itself and close it at its end; both sides share one engine instead.
+    with mock.patch("harness.run.load_model", return_value=model), mock.patch.object(model, "close"):
         started = time.perf_counter()
         run = evaluate("vllm:smollm2", score="generate", out=out, **settings)
         seconds = time.perf_counter() - started

@@ -415,12 +415,16 @@ def _load_binary(path: Path, reader: Callable[[Path], pa.Table], kind: str) -> S
     try:
         metadata = table.schema.metadata
         table = table.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(metadata)
+        table.validate(full=True)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         raise _fail(path, f"{kind} file with other column types: {str(error).splitlines()[0]}") from None
     strange = set(table["label"].unique().to_pylist()) - set(NAMES)
     if strange:
         raise _fail(path, f"field 'label' holds {sorted(strange)[0]!r}; expected one of {', '.join(NAMES)}")
-    return Stories(table)
+    try:
+        return Stories(table)
+    except ValueError:
+        raise _fail(path, f"{kind} file whose metadata is damaged; write it again") from None
 
 
 def _read_ipc(path: Path) -> pa.Table:

@@ -151,6 +151,14 @@ def test_missing_files_folders_and_foreign_tables(tmp_path):
         load(tmp_path / "y.parquet")
 
 
+@pytest.mark.parametrize("damage", [b'{"hops"', b'{"hops": "\x83"}'])
+def test_damaged_metadata_is_said(tmp_path, stories, damage):
+    table = stories.table.replace_schema_metadata({b"stepgame": damage})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="metadata is damaged"):
+        load(tmp_path / "x.parquet")
+
+
 def test_unknown_formats_and_suffixes(tmp_path, stories):
     with pytest.raises(InputError, match="did you mean 'parquet'"):
         write(stories, tmp_path / "x.parquet", "parket")
@@ -172,7 +180,7 @@ def test_a_failing_writer_leaves_nothing_behind(tmp_path, stories):
     assert target.read_text() == "before"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.data())
 def test_mutated_files_load_or_give_one_clear_line(tmp_path_factory, data):
     raw = bytearray(json.dumps({str(i): GOOD_ROW for i in range(3)}).encode())
