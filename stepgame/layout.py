@@ -192,15 +192,18 @@ def _step(state: U64, desk: _Desk, node: int, anchor: int, at: int, role: int) -
 @kernel
 def _detour_ends(state: U64, desk: _Desk, nodes: int, shortest: int, longest: int) -> int:
     """Choose two unasked chain agents that a supporting path may join; return them packed, -1 if there are none."""
-    x, y, found = desk.x, desk.y, 0
-    low, high = min(desk.asked[0], desk.asked[1]), max(desk.asked[0], desk.asked[1])
-    for a in range(nodes - 1):
-        if a in (low, high):
-            continue
-        for b in range(a + 1, nodes):
+    # The order of telling is drawn later; until then its place holds the unasked agents.
+    x, y, free, unasked, found = desk.x, desk.y, desk.order, 0, 0
+    for node in range(nodes):
+        free[unasked] = node
+        unasked += int((node != desk.asked[0]) & (node != desk.asked[1]))
+    for first in range(unasked - 1):
+        a = free[first]
+        for second in range(first + 1, unasked):
+            b = free[second]
             distance = abs(x[a] - x[b]) + abs(y[a] - y[b])
             desk.pairs[found] = a | (b << 16)
-            found += int((distance >= shortest) & (distance <= longest) & (b != low) & (b != high))
+            found += int((distance >= shortest) & (distance <= longest))
     return int(desk.pairs[below(state, found)]) if found else -1
 
 
