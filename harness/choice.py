@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-__all__ = ["PackedScorer", "packable", "plain_scores"]
+    from harness.models.adapters import SoftPrompt
+
+__all__ = ["PackedScorer", "PromptInputs", "packable", "plain_scores"]
 
 MIN_PREFIX = 8
 """Shortest common beginning, in tokens, that is worth a pass of its own."""
@@ -50,15 +52,40 @@ def packable(model: PreTrainedModel) -> bool:
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
+class PromptInputs:
+    """Turns the tokens of prompts into what a model takes: the tokens, or with a soft prompt their embeddings.
+
+    Args:
+        model: whose embeddings are used.
+        soft: what stands before every prompt; None for nothing.
+
+    Attributes:
+        rows: tokens that hold the places of the soft prompt's rows; they go before every prompt's own.
+    """
+
+    def __init__(self, model: PreTrainedModel, soft: SoftPrompt | None = None) -> None:
+        self._table: Any = model.get_input_embeddings()
+        self._soft = soft
+        self.rows: tuple[int, ...] = () if soft is None else (0,) * soft.length
+
+    def __call__(self, ids: Tensor, places: Tensor) -> dict[str, Tensor]:
+        """Return the model's keyword arguments for tokens [B, T] at some places [B, T]; see `SoftPrompt.embed`."""
+        if self._soft is None:
+            return {"input_ids": ids}
+        return {"inputs_embeds": self._soft.embed(self._table, ids, places).to(self._table.weight.dtype)}
+
+
 class PackedScorer:
     """Scores options from one pass over each prompt; keeps the cache of the last common beginning.
 
     Args:
         model: a causal language model for which `packable` holds, in evaluation mode.
+        inputs: how its prompts become input; as plain tokens when omitted.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, inputs: PromptInputs | None = None) -> None:
         self._model = model
+        self._inputs = inputs or PromptInputs(model)
         self._prefix: tuple[int, ...] = ()
         self._layers: list[tuple[Tensor, Tensor]] = []
         self._tries: dict[tuple[tuple[int, ...], ...], Trie] = {}
@@ -68,7 +95,7 @@ class PackedScorer:
         """Return the log-likelihood of each option of each prompt.
 
         Args:
-            prompts: token ids; none empty.
+            prompts: token ids, those that stand for a soft prompt's rows included; none empty.
             options: for each prompt the token ids of its options.
         """
         tries = [self._trie(tuple(tuple(option) for option in each)) for each in options]
@@ -106,7 +133,7 @@ class PackedScorer:
             grow = (len(prompts), -1, -1, -1)
             cache.update(keys.expand(grow), values.expand(grow), layer)
         output = self._model(
-            input_ids=ids,
+            **self._inputs(ids, torch.where(places >= 0, places + shared, -1)),
             attention_mask=visible,
             position_ids=places.clamp(min=0) + shared,
             past_key_values=cache,
@@ -127,7 +154,8 @@ class PackedScorer:
         if shared < MIN_PREFIX or len(prompts) == 1:
             return 0
         ids = torch.tensor([first[:shared]], device=self._model.device)
-        output: Any = self._model(input_ids=ids, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1)
+        given = self._inputs(ids, torch.arange(shared, device=ids.device)[None])
+        output: Any = self._model(**given, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1)
         self._layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
         self._prefix = first[:shared]
         return shared
@@ -161,12 +189,17 @@ class PackedScorer:
 
 
 @torch.inference_mode()
-def plain_scores(model: PreTrainedModel, prompt: Tokens, options: Sequence[Tokens]) -> list[float]:
+def plain_scores(
+    model: PreTrainedModel, prompt: Tokens, options: Sequence[Tokens], inputs: PromptInputs | None = None
+) -> list[float]:
     """Return the log-likelihood of each option, one full sequence at a time, for models of any architecture."""
+    inputs = inputs or PromptInputs(model)
     result = []
     for option in options:
         ids = torch.tensor([[*prompt, *option]], device=model.device)
-        logits = model(input_ids=ids, logits_to_keep=len(option) + 1).logits[0, :-1].float()
+        places = torch.arange(ids.shape[1], device=model.device)
+        given = inputs(ids, torch.where(places < len(prompt), places, -1)[None])
+        logits = model(**given, logits_to_keep=len(option) + 1).logits[0, :-1].float()
         chosen = torch.log_softmax(logits, dim=-1).gather(1, ids[0, len(prompt) :, None])
         result.append(float(chosen.sum()))
     return result

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Callable
-from dataclasses import MISSING, Field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from harness.flags import with_flags
 from harness.record import Run
 from harness.settings import RunSettings
 
@@ -19,34 +17,7 @@ __all__ = ["rescore", "resume", "run"]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 
 
-def _parameter(setting: Field[Any]) -> inspect.Parameter:
-    """Return the command line's form of a setting."""
-    meta = setting.metadata
-    default: Any = inspect.Parameter.empty if setting.default is MISSING else setting.default
-    # An empty list of a repeated flag is None on the command line.
-    default = None if default == () else default
-    text, _, without = meta["help"].partition(" [default: ")
-    option = typer.Option(
-        *meta["flags"],
-        help=text,
-        envvar=meta["variable"],
-        rich_help_panel=meta["panel"],
-        show_default=without.rstrip("]") or default not in (None, inspect.Parameter.empty),
-    )
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(setting.name, kind, default=default, annotation=Annotated[meta["kind"], option])
-
-
-def with_settings(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb one flag for each setting of a run, in front of its own."""
-    settings = [_parameter(setting) for setting in RunSettings.flags()]
-    own = [each for each in inspect.signature(function, eval_str=True).parameters.values() if each.name != "settings"]
-    parameters = settings + [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
-    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return function
-
-
-@with_settings
+@with_flags(RunSettings.flags())
 def run(
     dry_run: Annotated[
         bool,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.commands import with_settings
+from harness.flags import with_flags
+from harness.settings import RunSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -220,7 +221,7 @@ def _cut(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:12]}..."
 
 
-@with_settings
+@with_flags(RunSettings.flags())
 def probe(
     variant: Annotated[
         list[str] | None,

@@ -74,7 +74,7 @@ class Plan:
         """Return what the manifest holds of the plan."""
         record: dict[str, Any] = {
             "model": {"spec": self.request.spec, "backend": self.request.backend},
-            "adapter": None,
+            "adapter": None if self.request.adapter is None else _plain(self.request.adapter.record()),
             "task": {
                 "name": self.task.name,
                 "params": dict(self.task.parameters),
@@ -115,6 +115,7 @@ def make_plan(settings: RunSettings, task: Task | None, command: Sequence[str]) 
     request = parse_model(
         settings.model,
         backend=settings.backend,
+        adapter=settings.adapter,
         dtype=settings.dtype,
         device=settings.device,
         batch_tokens=settings.batch_tokens,
@@ -161,6 +162,7 @@ def plan_of(manifest: Mapping[str, Any]) -> Plan:
             batch_tokens=model["request"]["batch_tokens"],
             seed=manifest["seed"],
             args=model["request"]["args"],
+            adapter=None if manifest["adapter"] is None else manifest["adapter"]["path"],
         )
         # The text that was frozen, not what a newer version may have under the same name.
         template = PromptTemplate(prompt["name"], prompt["version"], manifest["score"], **prompt["text"])

@@ -46,6 +46,7 @@ def _summary(plan: Plan) -> str:
     shots = plan.prompt.shots
     rows = {
         "model": f"{plan.request.spec} ({plan.request.backend})",
+        "adapter": "none" if plan.request.adapter is None else str(plan.request.adapter.folder),
         "settings": json.dumps(dict(plan.request.args)) if plan.request.args else "the backend's own",
         "task": f"{plan.task.name} {json.dumps(dict(plan.task.parameters), default=str)}",
         "questions": f"{len(examples)}, k {format_hops(ks)}",

@@ -33,6 +33,7 @@ __all__ = ["TooManyErrorsError", "evaluate", "perform", "rescore", "resume"]
 # What must be the same for answers of two sessions to belong to one run, and how a message names it.
 _SAME_BEFORE = {
     "model.backend": "the backend",
+    "adapter.content_hash": "the adapter",
     "task.name": "the task",
     "task.data_sha256": "the data",
     "prompt.sha256": "the prompt",
@@ -192,7 +193,9 @@ def _loaded(plan: Plan) -> Iterator[tuple[Model, Callable[[], Sequence[bool]]]]:
         from harness.cache import CachedModel, ResponseCache
 
         responses = opened.enter_context(ResponseCache(plan.cache))
-        cached = CachedModel(model, plan.request, responses, sampling=plan.sampling)
+        adapter = plan.request.adapter
+        digest = None if adapter is None else adapter.content_hash
+        cached = CachedModel(model, plan.request, responses, adapter_hash=digest, sampling=plan.sampling)
         yield cached, lambda: cached.from_cache
 
 

@@ -7,6 +7,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
+from harness.flags import flag
 from harness.provenance import is_secret
 from stepgame.errors import InputError, unknown_name
 
@@ -28,19 +29,6 @@ STORY_SETTINGS = (
 """Settings that make stories, which a file of stories leaves no room for."""
 
 
-def _cli(panel: str, help: str, kind: Any, *flags: str, variable: str | None = None) -> dict[str, Any]:
-    """Describe how the command line offers a setting.
-
-    Args:
-        panel: heading that it stands under.
-        help: what it means; what applies without it stands at the end, as ``[default: ...]``.
-        kind: type on the command line.
-        flags: the flag's own spelling, where it is not the name's.
-        variable: environment variable, where it is not ``STEPGAME_<NAME>``.
-    """
-    return {"panel": panel, "help": help, "kind": kind, "flags": flags, "variable": variable}
-
-
 _MODEL, _STORIES, _PROMPT, _SAMPLING, _RUN = "Model", "What is asked", "Prompt and scoring", "Sampling", "Run"
 
 
@@ -52,7 +40,7 @@ class RunSettings:
     """
 
     model: str = field(
-        metadata=_cli(
+        metadata=flag(
             _MODEL,
             "smollm2, oracle, random, majority, a folder, or ORG/NAME on the hub; the last two with @REVISION. "
             "openai:MODEL for a server's.",
@@ -60,19 +48,25 @@ class RunSettings:
         )
     )
     backend: str | None = field(
-        default=None, metadata=_cli(_MODEL, "Engine: hf, vllm or openai. [default: hf]", str | None)
+        default=None, metadata=flag(_MODEL, "Engine: hf, vllm or openai. [default: hf]", str | None)
+    )
+    adapter: str | Path | None = field(
+        default=None,
+        metadata=flag(
+            _MODEL, "Folder of what was trained on top of the model (stepgame train), or PEFT's.", Path | None
+        ),
     )
     dtype: str = field(
         default="auto",
-        metadata=_cli(_MODEL, "auto (float32 on CPU, bfloat16 on CUDA), float32, bfloat16, float16.", str),
+        metadata=flag(_MODEL, "auto (float32 on CPU, bfloat16 on CUDA), float32, bfloat16, float16.", str),
     )
-    device: str = field(default="auto", metadata=_cli(_MODEL, "auto, cpu, cuda, cuda:N.", str))
+    device: str = field(default="auto", metadata=flag(_MODEL, "auto, cpu, cuda, cuda:N.", str))
     batch_tokens: int | None = field(
-        default=None, metadata=_cli(_MODEL, "Bound on a batch's padded tokens. [default: the backend's]", int | None)
+        default=None, metadata=flag(_MODEL, "Bound on a batch's padded tokens. [default: the backend's]", int | None)
     )
     model_args: Mapping[str, str] | Sequence[str] = field(
         default=(),
-        metadata=_cli(
+        metadata=flag(
             _MODEL,
             "KEY=VALUE for the backend, such as an argument of vLLM's engine; may be repeated.",
             list[str] | None,
@@ -81,17 +75,17 @@ class RunSettings:
         ),
     )
     base_url: str | None = field(
-        default=None, metadata=_cli(_MODEL, "Address of an OpenAI-compatible server.", str | None)
+        default=None, metadata=flag(_MODEL, "Address of an OpenAI-compatible server.", str | None)
     )
     api: str | None = field(
-        default=None, metadata=_cli(_MODEL, "How a server is asked: chat or completions. [default: chat]", str | None)
+        default=None, metadata=flag(_MODEL, "How a server is asked: chat or completions. [default: chat]", str | None)
     )
     concurrency: int | None = field(
-        default=None, metadata=_cli(_MODEL, "Most questions a server is asked at once.", int | None)
+        default=None, metadata=flag(_MODEL, "Most questions a server is asked at once.", int | None)
     )
     cache: str | Path | None = field(
         default=None,
-        metadata=_cli(
+        metadata=flag(
             _MODEL,
             "File that keeps answers, so that no model is asked the same twice.",
             Path | None,
@@ -101,98 +95,98 @@ class RunSettings:
     )
     task: str = field(
         default="stepgame",
-        metadata=_cli(_STORIES, "stepgame, babi, an installed task, or a JSONL file of questions.", str),
+        metadata=flag(_STORIES, "stepgame, babi, an installed task, or a JSONL file of questions.", str),
     )
     hops: int | str | Iterable[int] | None = field(
-        default=None, metadata=_cli(_STORIES, "Chain lengths: 3, 1-10, 1-3,7. [default: 1-10]", str | None)
+        default=None, metadata=flag(_STORIES, "Chain lengths: 3, 1-10, 1-3,7. [default: 1-10]", str | None)
     )
     per_hop: int | None = field(
-        default=None, metadata=_cli(_STORIES, "Stories of each length. [default: 100]", int | None)
+        default=None, metadata=flag(_STORIES, "Stories of each length. [default: 100]", int | None)
     )
     noise: bool | None = field(
         default=None,
-        metadata=_cli(
+        metadata=flag(
             _STORIES, "With distracting sentences or without. [default: clean]", bool | None, "--noise/--clean"
         ),
     )
     protocol: str | None = field(
-        default=None, metadata=_cli(_STORIES, "official or exact. [default: official]", str | None)
+        default=None, metadata=flag(_STORIES, "official or exact. [default: official]", str | None)
     )
     bank: str | None = field(
-        default=None, metadata=_cli(_STORIES, "Phrase bank: name or TOML file. [default: core]", str | None)
+        default=None, metadata=flag(_STORIES, "Phrase bank: name or TOML file. [default: core]", str | None)
     )
     split: str | None = field(
-        default=None, metadata=_cli(_STORIES, "train, validation or test. [default: test]", str | None)
+        default=None, metadata=flag(_STORIES, "train, validation or test. [default: test]", str | None)
     )
     names: str | None = field(
         default=None,
-        metadata=_cli(
+        metadata=flag(
             _STORIES, "Agents' names: letters, words, or a file with one a line. [default: letters]", str | None
         ),
     )
     noise_counts: str | None = field(
         default=None,
-        metadata=_cli(_STORIES, "disconnected=2,irrelevant=0-3,supporting=1 for the published numbers.", str | None),
+        metadata=flag(_STORIES, "disconnected=2,irrelevant=0-3,supporting=1 for the published numbers.", str | None),
     )
     balance: bool | None = field(
-        default=None, metadata=_cli(_STORIES, "Every label equally often (protocol exact).", bool | None, "--balance")
+        default=None, metadata=flag(_STORIES, "Every label equally often (protocol exact).", bool | None, "--balance")
     )
     phrases: str | None = field(
-        default=None, metadata=_cli(_STORIES, "The bank's phrases: train, heldout or all. [default: all]", str | None)
+        default=None, metadata=flag(_STORIES, "The bank's phrases: train, heldout or all. [default: all]", str | None)
     )
     unique: bool | None = field(
-        default=None, metadata=_cli(_STORIES, "Leave out stories alike to others.", bool | None, "--unique")
+        default=None, metadata=flag(_STORIES, "Leave out stories alike to others.", bool | None, "--unique")
     )
     data: str | Path | Sequence[str | Path] | None = field(
-        default=None, metadata=_cli(_STORIES, "Ask the stories of a file instead; may be repeated.", list[Path] | None)
+        default=None, metadata=flag(_STORIES, "Ask the stories of a file instead; may be repeated.", list[Path] | None)
     )
     seed: int = field(
-        default=0, metadata=_cli(_STORIES, "Of the stories, of examples, of sampling and of random models.", int)
+        default=0, metadata=flag(_STORIES, "Of the stories, of examples, of sampling and of random models.", int)
     )
     prompt: str | None = field(
         default=None,
-        metadata=_cli(
+        metadata=flag(
             _PROMPT,
             "zero-shot, few-shot, cot, coordinates, neuro-symbolic, question, or a TOML file. [default: the task's]",
             str | None,
         ),
     )
     shots: int | None = field(
-        default=None, metadata=_cli(_PROMPT, "Examples before each question. [default: the prompt's]", int | None)
+        default=None, metadata=flag(_PROMPT, "Examples before each question. [default: the prompt's]", int | None)
     )
     shots_mix: str | None = field(
         default=None,
-        metadata=_cli(
+        metadata=flag(
             _PROMPT, "k of the examples: same (as the question's), or 1-5. [default: the prompt's]", str | None
         ),
     )
     few_shot_data: str | Path | None = field(
-        default=None, metadata=_cli(_PROMPT, "File to take examples from, instead of the training split.", Path | None)
+        default=None, metadata=flag(_PROMPT, "File to take examples from, instead of the training split.", Path | None)
     )
     score: str = field(
         default="choice",
-        metadata=_cli(_PROMPT, "choice (compare the options' log-likelihoods) or generate (read a text).", str),
+        metadata=flag(_PROMPT, "choice (compare the options' log-likelihoods) or generate (read a text).", str),
     )
     max_tokens: int | None = field(
         default=None,
-        metadata=_cli(_SAMPLING, "Longest generated text, in tokens. [default: the prompt's, else 64]", int | None),
+        metadata=flag(_SAMPLING, "Longest generated text, in tokens. [default: the prompt's, else 64]", int | None),
     )
-    temperature: float = field(default=0.0, metadata=_cli(_SAMPLING, "0 is greedy.", float))
-    top_p: float = field(default=1.0, metadata=_cli(_SAMPLING, "Nucleus mass when temperature is above 0.", float))
+    temperature: float = field(default=0.0, metadata=flag(_SAMPLING, "0 is greedy.", float))
+    top_p: float = field(default=1.0, metadata=flag(_SAMPLING, "Nucleus mass when temperature is above 0.", float))
     samples: int = field(
         default=1,
-        metadata=_cli(
+        metadata=flag(
             _SAMPLING, "Texts for each question; the answer is what most of them say (self-consistency).", int
         ),
     )
-    out: str | Path | None = field(default=None, metadata=_cli(_RUN, "Run folder to write.", Path | None))
+    out: str | Path | None = field(default=None, metadata=flag(_RUN, "Run folder to write.", Path | None))
     overwrite: bool = field(
-        default=False, metadata=_cli(_RUN, "Put this run in the place of the one there.", bool, "--overwrite")
+        default=False, metadata=flag(_RUN, "Put this run in the place of the one there.", bool, "--overwrite")
     )
-    resume: bool = field(default=False, metadata=_cli(_RUN, "Go on with the run there.", bool, "--resume"))
+    resume: bool = field(default=False, metadata=flag(_RUN, "Go on with the run there.", bool, "--resume"))
     max_errors: int | None = field(
         default=None,
-        metadata=_cli(_RUN, "Stop when more questions than this got no answer. [default: ask all]", int | None),
+        metadata=flag(_RUN, "Stop when more questions than this got no answer. [default: ask all]", int | None),
     )
 
     def __post_init__(self) -> None:
@@ -280,6 +274,7 @@ class Settings(TypedDict, total=False):
     """The fields of `RunSettings` that `harness.evaluate` takes by keyword next to model, task and out."""
 
     backend: str | None
+    adapter: str | Path | None
     dtype: str
     device: str
     batch_tokens: int | None

@@ -21,9 +21,16 @@ HEAVY_ALLOWED = {
     "harness/models/hf.py",
     "harness/models/vllm.py",
     "harness/models/vllm_engine.py",
+    "harness/models/vllm_adapters.py",
     "harness/models/openai.py",
     "harness/choice.py",
     "leaderboards/plots.py",
+    "adapters/dept/model.py",
+    "adapters/dept/soft_prompt.py",
+    "adapters/dept/convert.py",
+    "adapters/loss.py",
+    "adapters/trainer.py",
+    "adapters/training.py",
 }
 
 

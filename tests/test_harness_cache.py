@@ -205,7 +205,7 @@ def test_no_field_of_what_is_keyed_was_forgotten() -> None:
     """A new field of these classes must be put into the key, or named here as one that decides no answer."""
     fields = {
         # The verb is in the key by way of the options or the sampling, one of which is None.
-        ModelRequest: "spec backend target revision dtype device batch_tokens seed args verb",
+        ModelRequest: "spec backend target revision dtype device batch_tokens seed args verb adapter",
         Identity: "content_hash revision dtype device gpu args",
         Sampling: "max_tokens temperature top_p seed stop n",
         Prompt: "messages cue example",

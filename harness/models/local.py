@@ -1,6 +1,6 @@
-"""What backends that run weights themselves share: prompts and options as tokens, and the hash of a checkpoint.
+"""What backends that run weights themselves share: prompts and options as tokens.
 
-Both decide what a number means, so every engine takes them from here:
+They decide what a number means, so every engine takes them from here:
 
 - A model with a chat template is asked through it, and options follow the header of the assistant's turn directly,
   without a blank, because that is where a chat model begins its own answers.
@@ -9,21 +9,15 @@ Both decide what a number means, so every engine takes them from here:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from harness.models.base import Prompt
-from harness.models.builtin import hash_files, hash_of_hashes
 from harness.models.chat import render_chat
 from harness.trie import split_options
-from stepgame.errors import require
 
-__all__ = ["Encoded", "Encoder", "checkpoint_hash"]
-
-_HASHED = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".gguf")
+__all__ = ["Encoded", "Encoder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +80,3 @@ class Encoder:
                 return found
             self._tails[key] = found
         return self._tails[key]
-
-
-def checkpoint_hash(source: str, revision: str | None) -> str:
-    """Return one hash of a checkpoint's weights, configuration and tokenizer files.
-
-    Args:
-        source: a folder, or a model on the hub that has been downloaded.
-        revision: branch, tag or commit on the hub.
-    """
-    folder = Path(source)
-    if not folder.is_dir():
-        hub: Any = require("transformers.utils.hub", "hf", "models from the hub")
-        found = hub.cached_file(source, "config.json", **({"revision": revision} if revision else {}))
-        folder = Path(os.fspath(found or source)).parent
-    names = [path.name for path in folder.iterdir() if path.suffix in _HASHED and path.is_file()]
-    return hash_of_hashes(hash_files(folder, names))

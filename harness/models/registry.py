@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.models.adapters import Adapter, read_adapter
 from harness.models.base import Model, ModelRequest, Prompt, Verb
 from harness.plugins import Plugin, find_plugin, plugin_names
 from harness.task import Example
 from stepgame.errors import InputError, did_you_mean, unknown_name
 
 __all__ = [
+    "ADAPTED",
     "BACKENDS",
     "DTYPES",
     "ENGINES",
@@ -56,6 +59,9 @@ NAMED: dict[str, str] = {"smollm2": "hf", "oracle": "oracle", "random": "random"
 ENGINES = ("hf", "vllm", "openai")
 """Backends that take a model, and may be given as ``--backend`` or as a prefix of the spec."""
 
+ADAPTED = ("hf", "vllm")
+"""Backends that run the weights themselves and can apply an adapter to them."""
+
 GROUP = "stepgame.models"
 """Entry points of this group are models too: the name is the model's, the object its class."""
 
@@ -69,6 +75,7 @@ def parse_model(
     batch_tokens: int | None = None,
     seed: int = 0,
     args: Mapping[str, str] | None = None,
+    adapter: str | Path | None = None,
 ) -> ModelRequest:
     """Turn a model spec into a request, without importing a backend.
 
@@ -82,9 +89,11 @@ def parse_model(
         batch_tokens: see `ModelRequest`.
         seed: see `ModelRequest`.
         args: see `ModelRequest`.
+        adapter: folder of an adapter; see `harness.models.adapters.read_adapter`.
 
     Raises:
-        InputError: if the model, the backend or the dtype does not exist, or two backends are named.
+        InputError: if the model, the backend, the dtype or the adapter does not exist, two backends are named, or
+            the backend takes no adapters.
     """
     prefix, name = _split_prefix(spec)
     if backend is not None and backend not in ENGINES:
@@ -95,15 +104,30 @@ def parse_model(
         raise unknown_name("dtype", dtype, DTYPES)
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"--batch-tokens must be at least 1, got {batch_tokens}")
-    engine = prefix or backend
+    chosen, target, revision = _find_model(spec, prefix or backend, name)
+    request = ModelRequest(spec, chosen, target, revision, dtype, device, batch_tokens, seed, dict(args or {}))
+    return request if adapter is None else replace(request, adapter=_adapter(adapter, chosen))
+
+
+def _adapter(path: str | Path, backend: str) -> Adapter:
+    if backend not in ADAPTED:
+        raise InputError(
+            f"backend {backend!r} takes no --adapter; use {' or '.join(ADAPTED)}"
+            + ("; a server's adapters have model names of their own" if backend == "openai" else "")
+        )
+    return read_adapter(path)
+
+
+def _find_model(spec: str, engine: str | None, name: str) -> tuple[str, str, str | None]:
+    """Return backend, target and revision of a spec whose prefix is off."""
     if engine is not None and engine not in ENGINES:
         # What stands behind the colon is the plug-in's own.
-        return ModelRequest(spec, engine, name, None, dtype, device, batch_tokens, seed, dict(args or {}))
+        return engine, name, None
     if engine == "openai":
         if not name:
             raise InputError(f"model {spec!r} names no model; expected openai:MODEL, by the server's name for it")
         # A server's names may hold anything, and are not ours to take apart.
-        return ModelRequest(spec, engine, name, None, dtype, device, batch_tokens, seed, dict(args or {}))
+        return engine, name, None
     target, revision = (name, None) if _is_folder(name) else _split_revision(name)
     if target in NAMED:
         chosen = NAMED[target]
@@ -115,7 +139,7 @@ def parse_model(
         chosen = "hf"
     else:
         raise _unknown_model(spec, target)
-    return ModelRequest(spec, engine or chosen, target, revision, dtype, device, batch_tokens, seed, dict(args or {}))
+    return engine or chosen, target, revision
 
 
 def require_verb(request: ModelRequest, verb: Verb) -> None:

@@ -8,6 +8,9 @@ no limit on what may be generated changes them.
 
 Prompts and options become tokens as `harness.models.local` says; decoding is plain, as in `harness.models.hf`: of a
 checkpoint's generation settings only the end tokens are used.
+
+With a soft prompt the engine is given embeddings in the tokens' place; its prefix cache knows them by their hash, so
+that options are scored as without one. A LoRA adapter goes with each request.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple, Self
 
+from harness.models.adapters import model_source
 from harness.models.base import (
     BackendError,
     Completion,
@@ -30,9 +34,9 @@ from harness.models.base import (
     Scores,
     chunks,
 )
-from harness.models.builtin import BUILTIN, builtin_folder
+from harness.models.builtin import checkpoint_hash
 from harness.models.chat import load_tokenizer
-from harness.models.local import Encoded, Encoder, checkpoint_hash
+from harness.models.local import Encoded, Encoder
 from harness.task import Example
 from harness.trie import ROOT, Trie, build_trie
 from stepgame.errors import InputError, MissingExtraError
@@ -57,6 +61,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
+from harness.models.vllm_adapters import EmbeddedPrompts, engine_settings, lora_request
 from harness.models.vllm_args import parse_engine_args
 from harness.models.vllm_engine import Engine, quiet_start, sampling_params, start_error
 
@@ -97,14 +102,25 @@ class VLLMModel:
         identity: what the manifest says of it.
         limit: longest prompt and completion together, in tokens.
         chunk: prompts of one batch.
+        soft: turns prompts into embeddings, for a soft prompt; None to give the engine tokens.
     """
 
-    def __init__(self, engine: Engine, tokenizer: Any, identity: Identity, limit: int, chunk: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Any,
+        identity: Identity,
+        limit: int,
+        chunk: int,
+        soft: EmbeddedPrompts | None = None,
+    ) -> None:
         self._engine = engine
         self._encoder = Encoder(tokenizer)
         self._identity = identity
         self._limit = limit
         self._chunk = chunk
+        self._soft = soft
+        self._rows = 0 if soft is None else soft.rows
         self._tries: dict[tuple[Path, ...], tuple[Trie, list[_Ask]]] = {}
         self._sent: dict[tuple[Prompt, Sampling], str] = {}
         self._ahead: tuple[Prompt, ...] = ()
@@ -119,33 +135,45 @@ class VLLMModel:
         device = _device(request.device)
         given = parse_engine_args(request.args)
         dtype = request.dtype if request.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
-        folder, digest = builtin_folder() if request.target == BUILTIN else (request.target, None)
+        adapter = request.adapter
+        source, digest = model_source(request)
         tokenizer = load_tokenizer(request)
         if not tokenizer.is_fast:
             raise InputError(f"model {request.spec!r} has no fast tokenizer (tokenizer.json), which scoring needs")
+        whole = adapter is not None and adapter.kind == "weights"
+        soft = None
+        if adapter is not None and adapter.kind == "soft-prompt":
+            soft = EmbeddedPrompts.load(adapter, source, request.revision, dtype)
         settings = {
-            "model": str(folder),
-            "revision": request.revision,
+            "model": str(adapter.folder) if adapter is not None and whole else source,
+            "revision": None if whole else request.revision,
             "dtype": dtype,
             "seed": request.seed,
             "enable_prefix_caching": True,
             "logprobs_mode": "raw_logprobs",
             **(_cpu_defaults(given) if device == "cpu" else {}),
             **({"max_num_batched_tokens": request.batch_tokens} if request.batch_tokens else {}),
+            **({} if adapter is None else engine_settings(adapter)),
             **given,
         }
+        if digest is None:
+            digest = checkpoint_hash(source, request.revision)
+            if adapter is not None:
+                adapter.check_base(digest, request.spec)
         llm = _start(request, settings)
-        engine = Engine(llm)
+        engine = Engine(llm, None if adapter is None else lora_request(adapter))
+        if soft is not None:
+            soft.check(engine, len(tokenizer))
         config = llm.llm_engine.vllm_config
         identity = Identity(
-            content_hash=digest or checkpoint_hash(str(folder), request.revision),
+            content_hash=digest,
             revision=getattr(config.model_config.hf_config, "_commit_hash", None),
             dtype=str(config.model_config.dtype).removeprefix("torch."),
             device=device,
             gpu=current_platform.get_device_name() if device == "cuda" else None,
             args=_in_force(config, given, tokenizer),
         )
-        return cls(engine, tokenizer, identity, config.model_config.max_model_len, CHUNK[device])
+        return cls(engine, tokenizer, identity, config.model_config.max_model_len, CHUNK[device], soft)
 
     @property
     def identity(self) -> Identity:
@@ -164,6 +192,8 @@ class VLLMModel:
     def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
         """Cut work in its own order; while one batch is collected, `generate` has the next one under way."""
         self._forget()
+        if self._soft is not None:
+            self._soft.say_beyond_reach([len(each.ids) for each in self._encoder.encode(prompts)])
         cut = list(chunks(len(prompts), self._chunk))
         for here, after in zip(cut, [*cut[1:], []], strict=True):
             self._ahead = tuple(prompts[index] for index in after)
@@ -209,9 +239,11 @@ class VLLMModel:
         """Stop the engine; it also stops when the model is dropped and at exit."""
         self._engine.close()
 
-    def _engine_prompt(self, ids: Path) -> dict[str, Any]:
-        """Return what the engine is given for a prompt: the one place that decides it."""
-        return {"prompt_token_ids": list(ids)}
+    def _engine_prompt(self, ids: Path, path: Path = ()) -> dict[str, Any]:
+        """Return what the engine is given for a prompt and an option's beginning: the one place that decides it."""
+        if self._soft is not None:
+            return {"prompt_embeds": self._soft.embed(ids, path)}
+        return {"prompt_token_ids": [*ids, *path]}
 
     def _send(self, prompt: Prompt, sampling: Sampling) -> None:
         (encoded,) = self._encoder.encode([prompt])
@@ -242,7 +274,7 @@ class VLLMModel:
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
-            names.append(self._engine.submit(self._engine_prompt(prompt.ids + ask.path), params))
+            names.append(self._engine.submit(self._engine_prompt(prompt.ids, ask.path), params))
         return names
 
     def _asks(self, options: tuple[Path, ...]) -> tuple[Trie, list[_Ask]]:
@@ -252,6 +284,7 @@ class VLLMModel:
         return self._tries[options]
 
     def _too_long(self, prompt: Encoded, more: int) -> Failure | None:
+        more += self._rows
         if len(prompt.ids) + more <= self._limit:
             return None
         return Failure(

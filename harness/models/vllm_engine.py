@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
+from vllm.lora.request import LoRARequest
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from harness.models.base import BackendError
@@ -38,15 +39,17 @@ class Engine:
 
     Args:
         llm: a started engine; it is shut down by `close`, when this object is dropped, and at exit.
+        lora: the adapter that every request is answered with; None for the model as it is.
 
     Attributes:
         llm: the same.
     """
 
-    def __init__(self, llm: LLM) -> None:
+    def __init__(self, llm: LLM, lora: LoRARequest | None = None) -> None:
         # Any: the types of what it takes change from version to version.
         self._engine: Any = llm.llm_engine
         self.llm = llm
+        self._lora = lora
         self._names = itertools.count()
         self._open: set[str] = set()
         self._done: dict[str, Any] = {}
@@ -74,7 +77,7 @@ class Engine:
         """
         name = str(next(self._names))
         try:
-            self._engine.add_request(name, prompt, params)
+            self._engine.add_request(name, prompt, params, lora_request=self._lora)
         except (ValueError, VLLMValidationError) as error:
             raise InputError(f"vLLM refuses a prompt: {error}") from None
         except EngineDeadError:
