@@ -53,9 +53,8 @@ def with_flags(settings: Sequence[Field[Any]]) -> Callable[[Callable[..., None]]
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)
         own = [each for each in signature.parameters.values() if each.name != "settings"]
-        words = [each for each in own if each.kind is inspect.Parameter.POSITIONAL_ONLY]
-        flags = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own if each not in words]
-        parameters = [*words, *(_parameter(setting) for setting in settings), *flags]
+        own = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+        parameters = [*(_parameter(setting) for setting in settings), *own]
         function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return function
 

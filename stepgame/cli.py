@@ -41,6 +41,7 @@ VERBS: dict[str, Verb] = {
     "rescore": Verb("harness.commands", "rescore", "Judge a run's recorded answers again, without the model."),
     "compare": Verb("harness.compare_commands", "compare", "Compare runs on the same stories, in pairs."),
     "probe": Verb("harness.compare_commands", "probe", "Ask stories again renamed, reordered, reversed."),
+    "train": Verb("adapters.commands", "train", "Train an adapter: soft prompts, LoRA, all weights."),
     "publish": Verb("leaderboards.commands", "publish", "Append finished runs to a leaderboard CSV."),
     "demo": Verb("leaderboards.commands", "demo", "The whole path on the built-in model, in minutes."),
 }

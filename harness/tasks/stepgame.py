@@ -95,7 +95,7 @@ class StepGame:
     @cached_property
     def examples(self) -> Sequence[Example]:
         """The stories, in their order."""
-        return _examples(self._stories)
+        return examples_of(self._stories)
 
     def training(self, per_hop: int, hops: Sequence[int] | None = None) -> Sequence[Example]:
         """Return stories of the training split, otherwise made with the same parameters.
@@ -109,7 +109,7 @@ class StepGame:
                 "by --few-shot-data FILE, or ask generated stories instead (--hops, --per-hop)"
             )
         other = {"per_hop": per_hop, "split": "train"} | ({} if hops is None else {"hops": list(hops)})
-        return _examples(_generate(**{**self._parameters, **other}))
+        return examples_of(_generate(**{**self._parameters, **other}))
 
     def extract(self, text: str, example: Example) -> Extraction:
         """Read one of the nine labels out of free text."""
@@ -138,7 +138,7 @@ def _load(files: Sequence[str]) -> Stories:
     return stories
 
 
-def _examples(stories: Stories) -> list[Example]:
+def examples_of(stories: Stories) -> list[Example]:
     columns = ("id", "story", "question", "label", "k_hop")
     rows = zip(*(stories.table[column].to_pylist() for column in columns), strict=True)
     examples = [

@@ -1,0 +1,64 @@
+"""Training and loading from Python."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from adapters.methods import make_method
+from adapters.settings import TrainSettings
+from harness.models.adapters import Adapter, read_adapter
+from harness.threads import wait_without_spinning
+from stepgame.errors import require
+
+__all__ = ["load", "train"]
+
+
+def train(
+    method: str, *, model: str, out: str | Path, command: Sequence[str] | None = None, **settings: Any
+) -> Adapter:
+    """Train a model by a method, and write the adapter.
+
+    Args:
+        method: one of `adapters.methods.METHODS`.
+        model: a model spec; see `harness.models.registry.parse_model`.
+        out: folder of the adapter.
+        command: what to record as the command line; the process's own when omitted.
+        settings: fields of `adapters.settings.TrainSettings`, and of the method's configuration, such as
+            ``prompt_length`` and ``rank``.
+
+    Returns:
+        The adapter.
+
+    Raises:
+        InputError: if anything about the request is wrong.
+        adapters.trainer.TrainingStoppedError: if the loss is no longer finite.
+    """
+    shared = {each.name for each in fields(TrainSettings)}
+    common = {key: value for key, value in settings.items() if key in shared}
+    own = {key: value for key, value in settings.items() if key not in shared}
+    given = TrainSettings(model=model, out=out, **common)
+    made = make_method(method, own)
+    wait_without_spinning()
+    for library in ("torch", "transformers", "accelerate"):
+        require(library, "train", "training")
+    from adapters.training import perform_training
+
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]] if command is None else command
+    return perform_training(made, given, words)
+
+
+def load(path: str | Path) -> Adapter:
+    """Read an adapter's folder.
+
+    Returns:
+        What the folder says of itself; give it to `harness.models.registry.parse_model`, or its path to
+        ``harness.evaluate(..., adapter=...)``.
+
+    Raises:
+        InputError: if it is no adapter, or incomplete.
+    """
+    return read_adapter(path)

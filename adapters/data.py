@@ -1,0 +1,112 @@
+"""What a training learns from and is validated on: StepGame's own splits, files of stories, files of conversations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters.examples import TrainingExample, data_hash, from_examples, read_chat
+from adapters.settings import TrainSettings
+from harness.prompts import load_prompt
+from harness.tasks import make_task
+from stepgame.errors import InputError
+from stepgame.hops import parse_hops
+
+__all__ = ["TrainingData", "load_data"]
+
+STORIES = 1000
+"""Stories that are made where no number is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Examples to learn from, and others to validate on.
+
+    Attributes:
+        name: of the data, for the record.
+        training: what is learnt from.
+        validation: what is not.
+        sha256: hash of both.
+    """
+
+    name: str
+    training: tuple[TrainingExample, ...]
+    validation: tuple[TrainingExample, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of both."""
+        return data_hash([*self.training, *self.validation])
+
+
+def load_data(settings: TrainSettings) -> TrainingData:
+    """Make or read what settings name.
+
+    Raises:
+        InputError: if it is not there, is damaged, or holds too little.
+    """
+    if settings.data == "stepgame":
+        return _stepgame(settings)
+    if not isinstance(settings.data, str | Path):
+        return _split(settings, "stories", _asked(settings, _of_stories(settings.data)))
+    path = Path(settings.data)
+    if not path.exists():
+        raise InputError(f"--data {str(path)!r} does not exist; expected stepgame, or a file")
+    if _is_conversations(path):
+        return _split(settings, str(path), read_chat(path))
+    stories = make_task("stepgame", {"file": [str(path)]}).examples
+    return _split(settings, str(path), _asked(settings, stories))
+
+
+def _stepgame(settings: TrainSettings) -> TrainingData:
+    ks = parse_hops(settings.hops)
+    count = settings.n or STORIES
+    made = {
+        "hops": ks,
+        "noise": settings.noise,
+        "protocol": settings.protocol,
+        "bank": settings.bank,
+        "seed": settings.seed,
+    }
+    training = make_task("stepgame", {**made, "split": "train", "per_hop": -(-count // len(ks))}).examples
+    # The last few of each k are left out where the number does not divide evenly.
+    by_k = {k: [each for each in training if each.k_hop == k] for k in ks}
+    wanted = [count // len(ks) + (place < count % len(ks)) for place in range(len(ks))]
+    chosen = [each for k, number in zip(ks, wanted, strict=True) for each in by_k[k][:number]]
+    held: Any = ()
+    if settings.validation:
+        held = make_task("stepgame", {**made, "split": "validation", "per_hop": settings.validation}).examples
+    return TrainingData("stepgame", tuple(_asked(settings, chosen)), tuple(_asked(settings, held)))
+
+
+def _asked(settings: TrainSettings, examples: Any) -> list[TrainingExample]:
+    return from_examples(examples, load_prompt(settings.prompt, settings.score))
+
+
+def _of_stories(data: Any) -> Any:
+    from harness.tasks.stepgame import examples_of
+
+    return examples_of(data)
+
+
+def _split(settings: TrainSettings, name: str, examples: list[TrainingExample]) -> TrainingData:
+    """Keep the first lines of a file, up to a fifth of it, for validation, and learn from the rest."""
+    held = min(settings.validation, len(examples) // 5)
+    training = examples[held:][: settings.n]
+    if settings.n is not None and len(training) < settings.n:
+        raise InputError(
+            f"{name} holds {len(examples)} examples, {held} of them for validation; --n {settings.n} is more"
+        )
+    if not training:
+        raise InputError(f"{name} holds no examples to learn from")
+    return TrainingData(name, tuple(training), tuple(examples[:held]))
+
+
+def _is_conversations(path: Path) -> bool:
+    """Whether a file is JSON lines that tell no story."""
+    if path.suffix != ".jsonl" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        first = file.readline(1 << 20)
+    return b'"story"' not in first

@@ -1,0 +1,1 @@
+"""Soft prompts: prompt tuning (PT), decomposed prompt tuning (DePT) and its token-shared variant (ADePT)."""

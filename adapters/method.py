@@ -1,0 +1,159 @@
+"""What a training method is to the one training path: a handful of decisions, and no loop of its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from adapters.encode import TEMPLATE, TokenisedConversation
+from harness.models.adapters import Kind
+from harness.models.base import Message
+from stepgame.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.models.adapters import SoftPrompt
+
+__all__ = ["BaseModel", "Features", "Group", "Method", "answer_features"]
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """What is known of the model to be trained before its weights are loaded.
+
+    Attributes:
+        spec: what the user wrote.
+        source: folder or hub id.
+        content_hash: of its files.
+        revision: of a hub model.
+        config: transformers' configuration.
+    """
+
+    spec: str
+    source: str
+    content_hash: str
+    revision: str | None
+    config: Any
+
+    @property
+    def width(self) -> int:
+        """Size of an embedding, d."""
+        text: Any = self.config.get_text_config(decoder=True)
+        return int(getattr(text, "hidden_size", None) or text.d_model)
+
+    @property
+    def positions(self) -> int | None:
+        """Most positions that the model takes; None where there is no such bound."""
+        found = getattr(self.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        return None if found is None else int(found)
+
+    def record(self) -> dict[str, Any]:
+        """Return what ``adapter.json`` holds of it."""
+        return {
+            "spec": self.spec,
+            "revision": self.revision,
+            "content_hash": self.content_hash,
+            "model_type": self.config.model_type,
+            "hidden_size": self.width,
+        }
+
+
+class Features(NamedTuple):
+    """A conversation ready to be learnt from.
+
+    Attributes:
+        ids: its tokens.
+        weights: weight in the training loss of predicting each token.
+        response: likewise in the validation loss, which is over the answer whatever the training loss is.
+        prompt: how many tokens stand before the last answer.
+    """
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+    response: tuple[float, ...]
+    prompt: int
+
+
+class Group(NamedTuple):
+    """Parameters with a learning rate of their own."""
+
+    parameters: Sequence[Any]
+    lr: float
+
+
+class Method(ABC):
+    """One way to train a model.
+
+    Args:
+        name: as the user calls it.
+        config: the method's own settings, a dataclass whose fields are flags of ``stepgame train``.
+    """
+
+    kind: ClassVar[Kind]
+    lr: ClassVar[float]
+    """Learning rate where none is given."""
+    encoder_decoders: ClassVar[bool] = False
+    """Whether it can train encoder-decoder models."""
+
+    def __init__(self, name: str, config: Any) -> None:
+        self.name = name
+        self.config = config
+
+    def check(self, base: BaseModel) -> None:  # noqa: B027  most methods fit every model
+        """Check the configuration against a model whose weights are not loaded yet.
+
+        Raises:
+            InputError: if they do not fit.
+        """
+
+    @abstractmethod
+    def build(self, base: BaseModel, model: Any, tokenizer: Any, seed: int) -> nn.Module:
+        """Return the module that is trained: called with a batch, it gives the summed weighted loss.
+
+        Args:
+            base: what the model is.
+            model: of transformers, with its weights.
+            tokenizer: its own.
+            seed: of what starts at random.
+        """
+
+    def features(self, tokens: TokenisedConversation, messages: Sequence[Message]) -> Features:
+        """Weigh a conversation's tokens; by default only the last answer's count.
+
+        Raises:
+            InputError: if it cannot be learnt from.
+        """
+        return answer_features(tokens, messages)
+
+    @abstractmethod
+    def groups(self, module: nn.Module, lr: float) -> list[Group]:
+        """Return the trainable parameters by learning rate."""
+
+    @abstractmethod
+    def save(self, module: nn.Module, tokenizer: Any, folder: Path) -> list[str]:
+        """Write the tensors into a folder; return the names of the files."""
+
+    @abstractmethod
+    def scorable(self, module: nn.Module) -> tuple[Any, SoftPrompt | None]:
+        """Return the transformers model, and the soft prompt before it, that the harness can ask."""
+
+    def count(self, rows: Sequence[Features]) -> Mapping[str, Any]:
+        """Return what the manifest says of the data besides its size, such as what was cut off."""
+        return {}
+
+    def record(self) -> Mapping[str, Any]:
+        """Return what decides the function that is computed, as ``adapter.json`` holds it."""
+        return {}
+
+
+def answer_features(tokens: TokenisedConversation, messages: Sequence[Message]) -> Features:
+    """Weigh the tokens of the last answer 1 and all others 0."""
+    last = len(messages) - 1
+    weights = tuple(float(owner == last and owner != TEMPLATE) for owner in tokens.owners)
+    if not any(weights[1:]):
+        raise InputError("the last answer has no tokens")
+    return Features(tokens.ids, weights, weights, tokens.answer)

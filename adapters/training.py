@@ -1,0 +1,408 @@
+"""The one training path that every method goes through: data in, checkpoints, resume, curves, manifest, adapter out.
+
+The folder that is written holds the adapter at its top, and how it was trained under ``training/``: ``manifest.json``
+(frozen before the first step), ``checkpoints/``, ``curve.csv`` and ``curve.png``, and ``result.json``, written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, TrainerCallback, TrainingArguments
+
+from adapters.curves import write_curves
+from adapters.data import TrainingData, load_data
+from adapters.encode import Encoder
+from adapters.method import BaseModel, Features, Method
+from adapters.settings import TrainSettings
+from adapters.store import TRAINING, clear_adapter, write_adapter
+from adapters.trainer import AdapterTrainer, MicroBatches, trainable
+from harness.models.adapters import ADAPTER_FILE, Adapter, model_source, read_adapter
+from harness.models.base import Identity, Prompt, Scores
+from harness.models.builtin import checkpoint_hash, quiet_transformers
+from harness.models.chat import load_tokenizer, unloadable
+from harness.models.hf import DTYPES, HFModel
+from harness.models.registry import parse_model
+from harness.progress import say
+from harness.provenance import git_state, hardware, versions
+from stepgame.errors import InputError
+from stepgame.files import write_text
+
+__all__ = ["perform_training"]
+
+MANIFEST, RESULT, CHECKPOINTS = "manifest.json", "result.json", "checkpoints"
+KEEP = 2
+"""Checkpoints kept: the best and the last."""
+
+_FREE = ("out", "overwrite", "resume", "log_every", "micro_tokens", "device")
+"""Settings that may differ when a training goes on: they decide neither the data nor the function that is learnt."""
+
+
+def perform_training(method: Method, settings: TrainSettings, command: Sequence[str]) -> Adapter:
+    """Train, and write the adapter.
+
+    Args:
+        method: how.
+        settings: on what, and where to.
+        command: the command line, for the record.
+
+    Returns:
+        The adapter, of the step that validated best.
+
+    Raises:
+        InputError: if anything about the request is wrong; before any weights are loaded where that can be known.
+        TrainingStoppedError: if the loss is no longer finite; the last checkpoint is kept.
+        KeyboardInterrupt: on Ctrl-C; the message says how to go on.
+    """
+    folder = Path(settings.out).absolute()
+    _check_folder(folder, settings)
+    quiet_transformers()
+    request = parse_model(settings.model, dtype=settings.dtype, device=settings.device)
+    base = _describe(settings, request)
+    if base.config.is_encoder_decoder and not method.encoder_decoders:
+        raise InputError(f"model {settings.model!r} is an encoder-decoder, which method {method.name!r} cannot train")
+    method.check(base)
+    tokenizer = load_tokenizer(request)
+    if not tokenizer.is_fast:
+        raise InputError(f"model {settings.model!r} has no fast tokenizer (tokenizer.json), which training needs")
+    data = load_data(settings)
+    rows, held = (_features(method, tokenizer, part, base) for part in (data.training, data.validation))
+    manifest = _manifest(method, settings, base, data, rows, held, command)
+    with _only_writer(folder) as training:
+        going_on = _freeze(training, folder, manifest, settings)
+        device, dtype = _place(settings)
+        module = method.build(base, _weights(base, request, dtype, device), tokenizer, settings.seed)
+        trainer = _trainer(method, settings, base, module, tokenizer, data, rows, held, training)
+        started = time.perf_counter()
+        try:
+            trainer.train(resume_from_checkpoint=going_on)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"interrupted; checkpoints are kept in {training / CHECKPOINTS}; go on with the same command "
+                "and --resume"
+            ) from None
+        if trainer.is_world_process_zero():
+            _finish(method, module, tokenizer, base, folder, trainer, time.perf_counter() - started)
+        trainer.accelerator.wait_for_everyone()
+    return read_adapter(folder)
+
+
+def _check_folder(folder: Path, settings: TrainSettings) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; --out takes a folder")
+    if not folder.is_dir() or settings.overwrite or settings.resume:
+        return
+    if (folder / ADAPTER_FILE).exists() or (folder / TRAINING / MANIFEST).exists():
+        raise InputError(
+            f"{folder} holds a training already; go on with it by --resume, put this one in its place by --overwrite, "
+            "or choose another --out"
+        )
+    # What another process of the same launch may have made.
+    other = sorted(path.name for path in folder.iterdir() if path.name != TRAINING)
+    if other:
+        raise InputError(f"{folder} exists and is no adapter's (it holds {other[0]}); choose another --out")
+
+
+def _describe(settings: TrainSettings, request: Any) -> BaseModel:
+    source, digest = model_source(request)
+    place = {"revision": request.revision} if request.revision else {}
+    try:
+        config = AutoConfig.from_pretrained(source, **place)
+    except (OSError, ValueError, KeyError) as error:
+        raise unloadable(request, error) from None
+    names = getattr(config, "architectures", None) or []
+    if names and not any("CausalLM" in name or "LMHead" in name or "ConditionalGeneration" in name for name in names):
+        raise InputError(
+            f"model {settings.model!r} ({names[0]}) is an encoder only; this method trains decoders and "
+            "encoder-decoders"
+        )
+    return BaseModel(
+        settings.model, source, digest or checkpoint_hash(source, request.revision), request.revision, config
+    )
+
+
+def _weights(base: BaseModel, request: Any, dtype: str, device: torch.device) -> Any:
+    cls: Any = AutoModelForSeq2SeqLM if base.config.is_encoder_decoder else AutoModelForCausalLM
+    place = {"revision": base.revision} if base.revision else {}
+    try:
+        return cls.from_pretrained(base.source, dtype=DTYPES[dtype], **place).to(device)
+    except (OSError, ValueError, KeyError) as error:
+        raise unloadable(request, error) from None
+
+
+def _place(settings: TrainSettings) -> tuple[torch.device, str]:
+    """Return where the weights go, and their number format."""
+    kind = settings.device
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        raise InputError(
+            f"device {settings.device!r} is not to be had; use auto, cpu or cuda (and CUDA_VISIBLE_DEVICES)"
+        )
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", number) if kind == "cuda" else torch.device("cpu")
+    dtype = settings.dtype if settings.dtype != "auto" else "bfloat16" if kind == "cuda" else "float32"
+    return device, dtype
+
+
+def _features(method: Method, tokenizer: Any, examples: Sequence[Any], base: BaseModel) -> list[Features]:
+    encoder = Encoder(tokenizer)
+    found = []
+    for example in examples:
+        tokens = encoder.encode(example.id, example.messages, example.cue)
+        if base.positions is not None and len(tokens.ids) > base.positions:
+            raise InputError(
+                f"example {example.id} has {len(tokens.ids)} tokens, more than the {base.positions} positions of "
+                f"{base.spec!r}; leave it out"
+            )
+        found.append(method.features(tokens, example.messages))
+    return found
+
+
+def _manifest(
+    method: Method,
+    settings: TrainSettings,
+    base: BaseModel,
+    data: TrainingData,
+    rows: Sequence[Features],
+    held: Sequence[Features],
+    command: Sequence[str],
+) -> dict[str, Any]:
+    given = {**asdict(settings), "data": data.name}
+    plain = {key: value if isinstance(value, int | float | None) else str(value) for key, value in given.items()}
+    tokens = sum(len(row.ids) for row in rows)
+    return {
+        "method": method.name,
+        "kind": method.kind,
+        "config": asdict(method.config),
+        "base": base.record(),
+        "settings": plain,
+        "data": {
+            "name": data.name,
+            "sha256": data.sha256,
+            "examples": len(rows),
+            "validation": len(held),
+            "tokens": tokens,
+            "longest": max(len(row.ids) for row in rows),
+            "longest_prompt": max(row.prompt for row in rows),
+            **method.count(rows),
+        },
+        "versions": versions(("accelerate", "peft")),
+        "hardware": hardware(torch.cuda.get_device_name() if torch.cuda.is_available() else None),
+        "git": git_state(),
+        "command": list(command),
+    }
+
+
+@contextlib.contextmanager
+def _only_writer(folder: Path) -> Iterator[Path]:
+    """Keep a second training out of a folder; processes of one launch are one training."""
+    training = folder / TRAINING
+    training.mkdir(parents=True, exist_ok=True)
+    with (training / ".lock").open("w") as lock:
+        if int(os.environ.get("RANK", "0")) == 0:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(f"{folder} is being written by another training; choose another --out") from None
+        yield training
+
+
+def _freeze(training: Path, folder: Path, manifest: dict[str, Any], settings: TrainSettings) -> str | None:
+    """Write the manifest of a new training, or check that of one that goes on; return its last checkpoint."""
+    path = training / MANIFEST
+    first = int(os.environ.get("RANK", "0")) == 0
+    if settings.resume and path.exists():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("method", "config", "base", "data", "settings"):
+            was, now = old[key], json.loads(json.dumps(manifest[key]))
+            if key == "settings":
+                was, now = ({name: value for name, value in each.items() if name not in _FREE} for each in (was, now))
+            if was != now:
+                changed = next(name for name in now if was.get(name) != now[name]) if isinstance(now, dict) else key
+                raise InputError(
+                    f"{folder}: {changed} is no longer what the training was started with; give the same settings, or "
+                    "start anew with --overwrite"
+                )
+        found = sorted((training / CHECKPOINTS).glob("checkpoint-*"), key=lambda each: int(each.name.partition("-")[2]))
+        whole = [each for each in found if (each / "trainer_state.json").is_file()]
+        say(f"going on from step {whole[-1].name.partition('-')[2]}" if whole else "no checkpoint yet; starting anew")
+        return str(whole[-1]) if whole else None
+    if first:
+        clear_adapter(folder)
+        training.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(manifest, indent=2) + "\n")
+    return None
+
+
+def _trainer(
+    method: Method,
+    settings: TrainSettings,
+    base: BaseModel,
+    module: torch.nn.Module,
+    tokenizer: Any,
+    data: TrainingData,
+    rows: Sequence[Features],
+    held: Sequence[Features],
+    training: Path,
+) -> AdapterTrainer:
+    if settings.gradient_checkpointing:
+        method.scorable(module)[0].gradient_checkpointing_enable({"use_reentrant": False})
+    arguments = _arguments(method, settings, len(rows), training, asks=_asks(base, data), held=bool(held))
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    trainer = AdapterTrainer(
+        model=module,
+        args=arguments,
+        train_dataset=rows,
+        # The Trainer insists on some; with none held out the last step is kept.
+        eval_dataset=held or rows[:1],
+        groups=method.groups(module, settings.lr or method.lr),
+        batches=MicroBatches(settings.micro_tokens, pad, encoder_decoder=base.config.is_encoder_decoder),
+        score=lambda: _accuracy(method, module, tokenizer, base, data, settings) if _asks(base, data) else None,
+        callbacks=[_Spoken(method.name, training)],
+    )
+    trainer.remove_callback(_printer())
+    return trainer
+
+
+def _arguments(
+    method: Method, settings: TrainSettings, count: int, training: Path, *, asks: bool, held: bool
+) -> TrainingArguments:
+    """Return what transformers' Trainer is told."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    a_pass = -(-count // (settings.batch * processes))
+    steps = settings.steps or max(1, round(settings.epochs * a_pass))
+    every = settings.eval_every or max(1, steps // 10)
+    full = method.kind == "weights"
+    return TrainingArguments(
+        output_dir=str(training / CHECKPOINTS),
+        max_steps=steps,
+        per_device_train_batch_size=settings.batch,
+        learning_rate=settings.lr or method.lr,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=round(settings.warmup * steps),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip,
+        logging_steps=settings.log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=KEEP,
+        load_best_model_at_end=held,
+        metric_for_best_model="eval_accuracy" if asks else "eval_loss",
+        greater_is_better=asks,
+        # Weights that are trained themselves stay in float32; only the arithmetic is shorter.
+        bf16=full and _place(settings)[1] == "bfloat16",
+        use_cpu=_place(settings)[0].type == "cpu",
+        seed=settings.seed,
+        data_seed=settings.seed,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to=[],
+        ddp_find_unused_parameters=False,
+        dataloader_num_workers=0,
+    )
+
+
+def _asks(base: BaseModel, data: TrainingData) -> bool:
+    return not base.config.is_encoder_decoder and any(each.asked is not None for each in data.validation)
+
+
+def _accuracy(
+    method: Method, module: Any, tokenizer: Any, base: BaseModel, data: TrainingData, settings: TrainSettings
+) -> float:
+    """Ask the validation questions by the harness's option scoring."""
+    module.eval()
+    model, soft = method.scorable(module)
+    identity = Identity(base.content_hash, dtype=str(model.dtype).removeprefix("torch."))
+    kept = model.generation_config
+    asked = HFModel(model, tokenizer, identity, settings.micro_tokens, soft)
+    prompts = [Prompt(each.messages[:-1], each.cue, each.asked) for each in data.validation if each.asked is not None]
+    right = 0
+    for batch in asked.batches(prompts):
+        part = [prompts[place] for place in batch]
+        for prompt, scores in zip(part, asked.choose(part, [each.example.options for each in part]), strict=True):
+            if isinstance(scores, Scores):
+                best = max(range(len(scores.logprobs)), key=scores.logprobs.__getitem__)
+                right += prompt.example.options[best] == prompt.example.gold
+    model.generation_config = kept
+    return right / len(prompts)
+
+
+def _finish(
+    method: Method,
+    module: Any,
+    tokenizer: Any,
+    base: BaseModel,
+    folder: Path,
+    trainer: AdapterTrainer,
+    seconds: float,
+) -> None:
+    """Write the adapter of the best step; ``adapter.json`` last of it, so that an unfinished folder is none."""
+    training = folder / TRAINING
+    files = method.save(module, tokenizer, folder)
+    write_adapter(folder, kind=method.kind, method=method.name, config=method.record(), base=base.record(), files=files)
+    log = trainer.state.log_history
+    write_curves(training, log, f"{method.name} on {base.spec}")
+    best = trainer.state.best_model_checkpoint
+    result = {
+        "steps": trainer.state.global_step,
+        "best_step": None if best is None else int(Path(best).name.partition("-")[2]),
+        "best": trainer.state.best_metric,
+        "parameters": sum(value.numel() for value in trainable(module).values()),
+        "seconds": round(seconds, 3),
+        "validation": [entry for entry in log if "eval_loss" in entry],
+    }
+    write_text(training / RESULT, json.dumps(result, indent=2) + "\n")
+
+
+def _printer() -> Any:
+    from transformers import PrinterCallback
+
+    return PrinterCallback
+
+
+class _Spoken(TrainerCallback):
+    """Says how a training goes, now and then, on stderr."""
+
+    EVERY_SECONDS = 30.0
+
+    def __init__(self, name: str, training: Path) -> None:
+        self._name = name
+        self._training = training
+        self._first = 0
+        self._start = self._spoken = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._first, self._start = state.global_step, time.monotonic()
+        self._spoken = self._start
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        now = time.monotonic()
+        tested = "eval_loss" in logs
+        if not tested and now - self._spoken < self.EVERY_SECONDS:
+            return
+        self._spoken = now
+        rate = (state.global_step - self._first) / max(now - self._start, 1e-9)
+        left = (state.max_steps - state.global_step) / rate if rate else math.inf
+        shown = [key for key in ("loss", "eval_loss", "eval_accuracy") if key in logs]
+        parts = [f"{key.removeprefix('eval_')} {logs[key]:.4g}" for key in shown]
+        kind = "validation " if tested else ""
+        say(
+            f"{self._name}: step {state.global_step} of {state.max_steps}, {kind}{', '.join(parts)}, "
+            f"{rate:.2f} steps a second, {left:.0f} s left"
+        )
