@@ -46,7 +46,7 @@ def lora(folder: Path, model: Any, seed: int) -> Path:
     with torch.no_grad():
         for name, value in wrapped.named_parameters():
             if "lora_B" in name:
-                value.copy_(torch.randn(value.shape, generator=generator) * 0.02)
+                value.copy_(torch.randn(value.shape, generator=generator) * 0.1)
     wrapped.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
     wrapped.unload()

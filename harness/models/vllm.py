@@ -395,6 +395,11 @@ def engine_arguments(request: ModelRequest, source: str, adapters: Sequence[Adap
         **engine_settings(adapters),
         **given,
     }
+    needed = engine_settings(adapters).get("max_loras", 0)
+    if device == "cpu" and settings.get("max_loras", 0) < needed:
+        raise InputError(
+            f"--model-arg max_loras must be at least {needed} here: on CPUs, vLLM gives plain requests its last LoRA"
+        )
     return EngineArguments(settings, given, device)
 
 
