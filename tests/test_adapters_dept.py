@@ -188,12 +188,12 @@ def scored(model: Any, soft: TrainedPrompt | None, prompts: list[Prompt]) -> lis
     return [found[place] for place in range(len(prompts))]
 
 
-@pytest.mark.parametrize("config", [KINDS[0], KINDS[2], replace(KINDS[2], max_length=40), KINDS[4], KINDS[5]])
+@pytest.mark.parametrize("config", [replace(KINDS[2], max_length=40), KINDS[4], KINDS[5]])
 def test_the_harness_scores_the_trained_function(decoder: Any, config: SoftPromptConfig) -> None:
     """Packed options behind shared beginnings equal the module's own token log-probabilities."""
     soft = random_prompt(config, 32).eval()
     template = load_prompt("zero-shot", "choice")
-    prompts = [template.render(each) for each in StepGame(hops="1-3", per_hop=2, noise=True).examples]
+    prompts = [template.render(each) for each in StepGame(hops="1-3", per_hop=1, noise=True).examples]
     words = tokenizer()
     module = SoftPromptModel(decoder, soft)
     for prompt, scores in zip(prompts, scored(decoder, soft, prompts), strict=True):
@@ -206,8 +206,8 @@ def test_the_harness_scores_the_trained_function(decoder: Any, config: SoftPromp
         option = prompt.example.options[4]
         ids = words(text + option, add_special_tokens=False)["input_ids"]
         with torch.no_grad():
-            logits = module.logits(torch.tensor([ids]), prompt=torch.tensor([len(before)]))[0].log_softmax(-1)
-        plain = sum(float(logits[place - 1, ids[place]]) for place in range(len(before), len(ids)))
+            logits = module.logits(torch.tensor([ids]), prompt=torch.tensor([len(before)]))[0, len(before) - 1 : -1]
+        plain = float(logits.log_softmax(-1).gather(1, torch.tensor(ids[len(before) :])[:, None]).sum())
         assert scores.logprobs[4] == pytest.approx(plain, abs=1e-3)
     off = scored(decoder, None, prompts)
     assert any(one.logprobs != other.logprobs for one, other in zip(scored(decoder, soft, prompts), off, strict=True))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from harness.models.builtin import builtin_folder, quiet_transformers
 
 
+@cache
 def tokenizer() -> Any:
+    """Return the built-in model's tokenizer, read once; take it as it is."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(str(builtin_folder()[0]))
@@ -60,6 +63,6 @@ def tiny_encoder_decoder(folder: Path) -> Path:
         dropout_rate=0.0,
     )
     T5ForConditionalGeneration(config).save_pretrained(folder)
-    words.chat_template = None
     words.save_pretrained(folder)
+    (folder / "chat_template.jinja").unlink()
     return folder
