@@ -91,6 +91,7 @@ def test_every_flag_is_an_environment_variable(tmp_path):
         (("--protocol", "offical"), "did you mean 'official'"),
         (("--split", "tset"), "did you mean 'test'"),
         (("--per-hop", "many"), "valid integer"),
+        (("--per-hop", "99999999999999999999"), "row numbers have 64 bits"),
     ],
 )
 def test_bad_flags(tmp_path, flags, told):
@@ -114,6 +115,39 @@ def test_a_folder_in_use_is_refused_replaced_or_resumed(tmp_path):
     assert (out / "qa1_test.json").read_bytes() != first
     (tmp_path / "file").write_text("x")
     refused(cli(*common[:-1], tmp_path / "file"), "is a file")
+    (out / ".stepgame.json").write_text('{"hops": ')
+    refused(cli(*common, "--resume"), "other settings")
+
+
+def test_overwriting_leaves_no_story_of_the_earlier_recipe(tmp_path):
+    out = tmp_path / "d"
+    first = ("generate", "--hops", "1-3", "--per-hop", 5, "--format", "json", "--out", out)
+    assert cli(*first).returncode == 0
+    (out / "notes.txt").write_text("mine")
+    words = ("generate", "--hops", "2,4", "--per-hop", 20000, "--format", "jsonl", "--seed", 1, "--out", out)
+    assert cli(*words, "--overwrite").returncode == 0
+    names = {".stepgame.json", "notes.txt", "qa2_test.jsonl", "qa4_test.jsonl"}
+    assert {path.name for path in out.iterdir()} == names
+    # Cut off between two files, only those of the new recipe are there for --resume to keep.
+    (out / ".stepgame.json").write_text("damaged")
+    words = (*words[:-3], 2, *words[-2:])
+    process = subprocess.Popen([*STEPGAME, *map(str, words), "--overwrite"], stderr=subprocess.DEVNULL)
+    while not (out / "qa2_test.jsonl").exists() or "damaged" in (out / ".stepgame.json").read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert cli(*words, "--resume").returncode == 0
+    assert all(row["seed"] == 2 for k in (2, 4) for row in stepgame.load(out / f"qa{k}_test.jsonl")[:1])
+
+
+def test_an_attempt_that_made_no_file_leaves_no_folder(tmp_path):
+    out = tmp_path / "d"
+    refused(cli("generate", "--hops", 1, "--per-hop", 5, "--workers", 0, "--out", out), "expected at least 1")
+    refused(
+        cli("generate", "--hops", 1, "--per-hop", 9000, "--bank", "plain", "--unique", "--out", out), "ask for fewer"
+    )
+    assert not out.exists()
 
 
 def test_solve_says_what_is_wrong_with_a_file(tmp_path):
@@ -165,6 +199,6 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(tmp_path):
         cli("generate", "--hops", "5", "--per-hop", "5", "--format", "jsonl", "--out", tmp_path / "w").returncode == 0
     )
     refused(cli(*words, preexec_fn=limit), "stepgame: error")
-    assert [path.name for path in Path(out).iterdir()] == [".stepgame.json"]
+    assert not Path(out).exists()
     dev_full = cli("generate", "--hops", "1", "--per-hop", "1", "--out", "/dev/full")
     refused(dev_full, "is a file")
