@@ -230,9 +230,11 @@ def _maximise(function: Callable[[Any], Any], grid: F64) -> tuple[float, float]:
         lambda x: -float(function(np.array([x]))[0]), bounds=span, method="bounded", options={"xatol": 1e-10}
     )
     # At a bound of the range the interior point may be higher by a rounding error alone.
-    if -found.fun > heights[best] + _ROUNDING * max(1.0, abs(heights[best])):
+    height = float(heights[best])
+    rounding = _ROUNDING * max(1.0, abs(height)) if math.isfinite(height) else 0.0
+    if -found.fun > height + rounding:
         return float(found.x), float(-found.fun)
-    return float(grid[best]), float(heights[best])
+    return float(grid[best]), height
 
 
 def _cross(excess: Callable[[float], float], start: float, end: float, beyond: float) -> float:
