@@ -37,14 +37,16 @@ class Backend(NamedTuple):
     help: str
     local: bool = False
     """Whether the model's tokenizer is at hand, so that prompts can be rendered without its weights."""
+    args: bool = False
+    """Whether it has settings of its own; one without must refuse them, or they would count for nothing in silence."""
 
 
 BOTH: frozenset[Verb] = frozenset(("choose", "generate"))
 
 BACKENDS: dict[str, Backend] = {
     "hf": Backend("harness.models.hf", "HFModel", BOTH, "transformers, on CPU or CUDA", local=True),
-    "vllm": Backend("harness.models.vllm", "VLLMModel", BOTH, "vLLM's offline engine, on CUDA or CPU", local=True),
-    "openai": Backend("harness.models.openai", "OpenAIModel", BOTH, "a server of the OpenAI protocol"),
+    "vllm": Backend("harness.models.vllm", "VLLMModel", BOTH, "vLLM's offline engine, on CUDA or CPU", True, True),
+    "openai": Backend("harness.models.openai", "OpenAIModel", BOTH, "a server of the OpenAI protocol", args=True),
     "oracle": Backend("harness.models.symbolic", "Oracle", BOTH, "reads and solves the story"),
     "random": Backend("harness.models.symbolic", "Random", BOTH, "any option, all alike"),
     "majority": Backend("harness.models.symbolic", "Majority", BOTH, "the training split's most frequent label"),
@@ -115,7 +117,22 @@ def parse_model(
         chosen = "hf"
     else:
         raise _unknown_model(spec, target)
-    return ModelRequest(spec, engine or chosen, target, revision, dtype, device, batch_tokens, seed, dict(args or {}))
+    request = ModelRequest(
+        spec, engine or chosen, target, revision, dtype, device, batch_tokens, seed, dict(args or {})
+    )
+    _refuse_unused(request)
+    return request
+
+
+def _refuse_unused(request: ModelRequest) -> None:
+    if request.args and not BACKENDS[request.backend].args:
+        flags = {"base_url": "--base-url", "api": "--api", "concurrency": "--concurrency"}
+        given = next(iter(request.args))
+        having = " or ".join(name for name, backend in BACKENDS.items() if backend.args)
+        raise InputError(
+            f"{flags.get(given, f'--model-arg {given}')} means nothing to the backend {request.backend!r} of model "
+            f"{request.spec!r}; leave it out, or use --backend {having}"
+        )
 
 
 def require_verb(request: ModelRequest, verb: Verb) -> None:
