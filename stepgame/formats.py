@@ -20,7 +20,7 @@ from stepgame.errors import InputError, did_you_mean, require, unknown_name
 from stepgame.files import atomic_folder, atomic_path
 from stepgame.hops import MAX_HOPS, format_hops
 from stepgame.relations import NAMES
-from stepgame.stories import SCHEMA, Stories, as_ours
+from stepgame.stories import SCHEMA, Stories, as_ours, is_text
 
 __all__ = ["FORMATS", "load", "suffix_of", "write", "write_stream"]
 
@@ -41,7 +41,6 @@ FORMATS = tuple(_SUFFIXES)
 _ASKED = ("story", "question", "label")
 _K_IN_NAME = re.compile(r"(?:qa|k)_?(\d{1,4})(?!\d)")
 _BABI_LINE = re.compile(r"(\d+) (.*)")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def suffix_of(format: str) -> str:
@@ -333,14 +332,9 @@ def _text_rows(path: Path, raw: bytes) -> Iterator[tuple[str, Any]]:
     raise _fail(path, f"unknown format: begins with {found!r}; expected one of {', '.join(FORMATS)}")
 
 
-def _is_text(value: Any) -> bool:
-    """Whether it is text that says something, and that can be written: half a surrogate pair cannot."""
-    return isinstance(value, str) and bool(value.strip()) and (value.isascii() or _SURROGATE.search(value) is None)
-
-
 def _text_field(path: Path, where: str, row: Row, name: str) -> str:
     value = row.get(name)
-    if not _is_text(value):
+    if not is_text(value):
         found = "is missing" if name not in row else f"is {str(value)[:60]!r}"
         raise _fail(path, f"{where}: field {name!r} {found}; expected text")
     return str(value)
@@ -361,7 +355,7 @@ def _facts_field(path: Path, where: str, row: Row) -> list[dict[str, str]] | Non
     if facts is None:
         return None
     if isinstance(facts, list) and len(facts) == len(row["story"]):
-        good = [fact for fact in facts if isinstance(fact, dict) and all(_is_text(fact.get(n)) for n in names)]
+        good = [fact for fact in facts if isinstance(fact, dict) and all(is_text(fact.get(n)) for n in names)]
         if len(good) == len(facts):
             return good
     raise _fail(path, f"{where}: field 'facts': expected one object a sentence, with text for {', '.join(names)}")
@@ -371,7 +365,7 @@ def _check_row(path: Path, where: str, row: Any, index: int, named_k: int | None
     if not isinstance(row, dict):
         raise _fail(path, f"{where}: {str(row)[:60]!r} is no object; expected story, question and label")
     story = row.get("story")
-    if not isinstance(story, list) or not story or not all(map(_is_text, story)):
+    if not isinstance(story, list) or not story or not all(map(is_text, story)):
         found = "is missing" if "story" not in row else f"is {str(story)[:60]!r}"
         raise _fail(path, f"{where}: field 'story' {found}; expected a list of sentences")
     label = _text_field(path, where, row, "label")
@@ -381,14 +375,14 @@ def _check_row(path: Path, where: str, row: Any, index: int, named_k: int | None
     k_hop = _whole_field(path, where, row, "k_hop", 1, MAX_HOPS) or named_k or min(len(story), MAX_HOPS)
     split, name = row.get("split"), row.get("id")
     return {
-        "id": str(name) if name and _is_text(str(name)) else f"{path.stem}-{index}",
+        "id": str(name) if name and is_text(str(name)) else f"{path.stem}-{index}",
         "story": story,
         "question": _text_field(path, where, row, "question"),
         "label": label,
         "k_hop": k_hop,
         "hops": _whole_field(path, where, row, "hops", 0, MAX_HOPS),
         "facts": _facts_field(path, where, row),
-        "split": split if _is_text(split) else None,
+        "split": split if is_text(split) else None,
         "seed": _whole_field(path, where, row, "seed", -(2**63), 2**63 - 1),
         "index": index if row.get("index") is None else _whole_field(path, where, row, "index", 0, 2**63 - 1),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from stepgame.relations import NAMES
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SCHEMA", "Stories", "as_ours"]
+__all__ = ["SCHEMA", "Stories", "as_ours", "is_text"]
 
 
 def _name_in(width: pa.DataType) -> pa.DataType:
@@ -58,6 +59,14 @@ from elsewhere and does not say.
 """
 
 _METADATA_KEY = b"stepgame"
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is text that says something and can be written: JSON may hold half of a surrogate pair."""
+    return isinstance(value, str) and bool(value.strip()) and (value.isascii() or _SURROGATE.search(value) is None)
 
 
 def as_ours(table: pa.Table) -> pa.Table | None:
