@@ -197,7 +197,7 @@ def _manifest(
             "longest_prompt": max(row.prompt for row in rows),
             **method.count(rows),
         },
-        "versions": versions(("accelerate", "peft")),
+        "versions": versions(),
         "hardware": hardware(torch.cuda.get_device_name() if torch.cuda.is_available() else None),
         "git": git_state(),
         "command": list(command),

