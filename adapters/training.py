@@ -293,7 +293,7 @@ def _arguments(
         warmup_steps=round(settings.warmup * steps),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.clip,
-        logging_steps=settings.log_every,
+        logging_steps=settings.log_every or max(1, steps // 50),
         logging_nan_inf_filter=False,
         eval_strategy="steps",
         eval_steps=every,
