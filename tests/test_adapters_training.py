@@ -23,6 +23,7 @@ from adapters import load, train
 from adapters.trainer import MicroBatches, TrainingStoppedError
 from harness import evaluate
 from harness.models.adapters import Adapter
+from harness.run import rescore, resume
 from stepgame.errors import InputError
 from tests.tiny import tiny_decoder, tiny_encoder_decoder
 
@@ -79,6 +80,14 @@ def test_a_run_with_it_names_it(trained: Adapter, base: str, tmp_path: Path) -> 
     assert with_it.manifest["adapter"]["content_hash"] == trained.content_hash
     assert without.manifest["adapter"] is None
     assert with_it.manifest["model"]["content_hash"] == without.manifest["model"]["content_hash"]
+    moved = tmp_path / "moved"
+    trained.folder.rename(moved)
+    try:
+        assert rescore(tmp_path / "on").results == with_it.results, "judging again needs no adapter"
+        with pytest.raises(InputError, match="is no folder"):
+            resume(tmp_path / "on")
+    finally:
+        moved.rename(trained.folder)
     scores = [[line["logprobs"] for line in run.samples()] for run in (with_it, without)]
     assert scores[0] != scores[1]
 
