@@ -165,3 +165,6 @@ def quiet_transformers() -> None:
     logging: Any = require("transformers.utils.logging", "hf", "the transformers backend")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    # What its hub client says of every retry ends up in the one line of an error.
+    hub: Any = require("huggingface_hub.utils.logging", "hf", "the transformers backend")
+    hub.set_verbosity_error()
