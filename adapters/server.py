@@ -280,7 +280,8 @@ async def _serve(
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     announcement = asyncio.create_task(_announce(host, port, f"serving {', '.join(names)} at {address}/v1"))
     try:
-        shutdown = await build_and_serve(engine, address, sock, args)
+        # The engine stops first and answers nobody any more; without a limit, requests in flight would be waited for.
+        shutdown = await build_and_serve(engine, address, sock, args, timeout_graceful_shutdown=1)
     except ValueError as error:
         raise InputError(f"vLLM cannot serve this: {str(error).strip().splitlines()[0]}") from None
     finally:

@@ -137,14 +137,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--n", type=int, default=100, help="prompts of a round [100]")
     parser.add_argument("--rows", type=int, default=40, help="rows of the soft prompt [40]")
     parser.add_argument("--rank", type=int, default=45, help="rank of its offsets [45]")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each rival works [5]")
+    parser.add_argument("--repeats", type=int, default=5, help="how often each rival works [5]")
     parser.add_argument("--quick", action="store_true", help="20 prompts, 2 rounds")
     parser.add_argument("--json", type=Path, help="also write the results here")
     args = parser.parse_args(arguments)
-    count, rounds = (20, 2) if args.quick else (args.n, args.rounds)
+    count, rounds = (20, 2) if args.quick else (args.n, args.repeats)
     try:
         if min(count, args.rows, args.rank, rounds) < 1:
-            raise InputError("--n, --rows, --rank and --rounds must be at least 1")
+            raise InputError("--n, --rows, --rank and --repeats must be at least 1")
         found = measure_serving(count, args.rows, args.rank, rounds)
     except StepGameError as error:
         print(f"benchmarks.serve: error: {error}", file=sys.stderr)
