@@ -129,7 +129,8 @@ class AdapterEngine(AsyncLLM):
             embedded,
             prompt=prompt.get("prompt"),
             cache_salt=prompt.get("cache_salt"),
-            # Known beside the embeddings, so that penalties on repeated tokens count the prompt's.
+            # Beside the embeddings, so that penalties on repeated tokens count the prompt's (in vLLM's first model
+            # runner; its second keeps zeros in their place). The rows are given a token that is counted anyway.
             prompt_token_ids=[ids[0]] * soft.rows + ids,
             is_token_ids=[False] * len(embedded),
         )
@@ -158,6 +159,8 @@ def _refuse(name: str, prompt: Any, params: SamplingParams, request_id: str) -> 
     """
     if not isinstance(prompt, Mapping) or prompt.get("type") != "token":
         raise VLLMValidationError(f"Model {name!r} is a soft prompt, which takes prompts of text or of tokens only.")
+    if not prompt["prompt_token_ids"]:
+        raise VLLMValidationError("The prompt is empty.", parameter="prompt")
     if params.prompt_logprobs is not None or getattr(params, "prompt_logprob_token_ids", None) is not None:
         # A prompt's tokens have offsets and an answer's have none, and nothing says where an answer begins in it.
         raise VLLMValidationError(
