@@ -39,6 +39,12 @@ class TokenisedConversation:
     owners: tuple[int, ...]
     answer: int
 
+    def cut(self, length: int | None) -> TokenisedConversation:
+        """Return the first tokens of it, or itself where it is no longer than that."""
+        if length is None or len(self.ids) <= length:
+            return self
+        return TokenisedConversation(self.ids[:length], self.owners[:length], self.answer)
+
 
 class _Span(NamedTuple):
     """Characters of a turn's content: [start, end)."""
