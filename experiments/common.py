@@ -160,8 +160,8 @@ def draw_lines(path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[floa
         colour = None
         for label, points in lines.items():
             dashed = label.endswith("(held out)")
-            style = {"linestyle": "--", "color": colour} if dashed else {}
-            colour = axis.plot(*zip(*sorted(points), strict=True), "o-", **style, markersize=4, label=label)[
+            style = {"linestyle": "--", "color": colour} if dashed else {"linestyle": "-"}
+            colour = axis.plot(*zip(*sorted(points), strict=True), marker="o", **style, markersize=4, label=label)[
                 0
             ].get_color()
         axis.set(title=title, xlabel=x, ylabel=y)

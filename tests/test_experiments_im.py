@@ -39,10 +39,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("chat") / "chat.jsonl"
     lines = [
-        {
-            "messages": [{"role": "user", "content": f"Say {COLOURS[place % 5]} {place} times."}]
-            + [{"role": "assistant", "content": f"{COLOURS[place % 5]}, and so on."}]
-        }
+        {"prompt": f"Say {COLOURS[place % 5]} {place} times.", "completion": f"{COLOURS[place % 5]}, and so on."}
         for place in range(40)
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -86,6 +83,8 @@ def test_factors(tiny: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_stepgame(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = importlib.import_module("experiments.im_stepgame.__main__")
+    monkeypatch.setitem(module.SCALES, "quick", replace(module.SCALES["quick"], per_hop=1, steps=1))
     run("im_stepgame", tiny, tmp_path, monkeypatch)
     rows = read(tmp_path / "results/accuracy.csv")
     assert {row["run"] for row in rows} == {"base", "it-16-0", "im-16-0"}
@@ -104,5 +103,5 @@ def test_the_papers_scale_is_only_shown(capsys: pytest.CaptureFixture[str], tmp_
 @pytest.mark.parametrize("words", [[], ["--data", "lima"], ["--data", "=x"]])
 def test_data_must_be_named(words: list[str]) -> None:
     module: Any = importlib.import_module("experiments.im_overfitting.__main__")
-    with pytest.raises(InputError, match="NAME=FILE|--data is missing"):
+    with pytest.raises(InputError, match=r"NAME=FILE|--data is missing"):
         module.main(["--quick", *words])

@@ -29,7 +29,7 @@ class Scale:
         held: examples held out; of StepGame, about as many over all k.
         epochs: passes over them.
         batch: examples of a step.
-        max_tokens: where long ones are cut off.
+        max_tokens: where long ones of files are cut off; stories end in their answer, so none of them is.
         lr: learning rate.
         seeds: trainings of each kind.
     """
@@ -60,11 +60,12 @@ def plan(scale: Scale, data: dict[str, str]) -> list[tuple[str, int, int, dict[s
         "model": scale.model,
         "epochs": scale.epochs,
         "batch": scale.batch,
-        "max_tokens": scale.max_tokens,
         "lr": scale.lr,
         "warmup": 0.03,
     }
-    sources: dict[str, dict[str, Any]] = {name: {"data": file, "validation": scale.held} for name, file in data.items()}
+    sources: dict[str, dict[str, Any]] = {
+        name: {"data": file, "validation": scale.held, "max_tokens": scale.max_tokens} for name, file in data.items()
+    }
     stories = {"data": "stepgame", "hops": f"1-{HOPS[-1]}", "validation": max(1, scale.held // len(HOPS))}
     sources |= {name: {**stories, **more} for name, more in STEPGAME.items()}
     found = []

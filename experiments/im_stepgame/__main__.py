@@ -1,8 +1,8 @@
 """Train IT and IM on n StepGame stories and compare their accuracy by k, on the same stories, in pairs.
 
 ``python -m experiments.im_stepgame --scale cpu`` writes ``results/SCALE/``: ``accuracy.csv`` (a row a run and k),
-``tests.csv`` (IM minus IT by n, seed and k, with intervals and p-values), ``accuracy.png`` and ``setting.json``. It goes
-on where it was cut off. ``--scale paper`` only prints the commands.
+``tests.csv`` (IM minus IT by n, seed and k, with intervals and p-values), ``accuracy.png`` and ``setting.json``. It
+goes on where it was cut off. ``--scale paper`` only prints the commands.
 """
 
 from __future__ import annotations
