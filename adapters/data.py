@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.examples import TrainingExample, data_hash, from_examples, read_chat, read_record
+from adapters.examples import TrainingExample, data_hash, from_examples, read_chat, read_records
 from adapters.settings import TrainSettings
 from harness.prompts import load_prompt
 from harness.tasks import make_task
@@ -53,12 +53,14 @@ def load_data(settings: TrainSettings) -> TrainingData:
     if not isinstance(settings.data, str | Path):
         return _split(settings, "stories", _asked(settings, _of_stories(settings.data)))
     if str(settings.data).startswith(HF):
-        return _split(settings, str(settings.data), _hugging_face(str(settings.data).removeprefix(HF)))
+        return _split(
+            settings, str(settings.data), _hugging_face(str(settings.data).removeprefix(HF), skip_bad=settings.skip_bad)
+        )
     path = Path(settings.data)
     if not path.exists():
         raise InputError(f"--data {str(path)!r} does not exist; expected stepgame, a file, or {HF}ID")
     if _is_conversations(path):
-        return _split(settings, str(path), read_chat(path))
+        return _split(settings, str(path), read_chat(path, skip_bad=settings.skip_bad))
     stories = make_task("stepgame", {"file": [str(path)]}).examples
     return _split(settings, str(path), _asked(settings, stories))
 
@@ -94,7 +96,7 @@ def _of_stories(data: Any) -> Any:
     return examples_of(data)
 
 
-def _hugging_face(name: str) -> list[TrainingExample]:
+def _hugging_face(name: str, *, skip_bad: bool) -> list[TrainingExample]:
     """Read the split ``train`` of ``ID[@REVISION]``."""
     datasets: Any = require("datasets", "train", "a Hugging Face data set")
     identifier, _, revision = name.partition("@")
@@ -106,7 +108,8 @@ def _hugging_face(name: str) -> list[TrainingExample]:
     except Exception as error:  # noqa: BLE001
         reason = " ".join(str(error).split())
         raise InputError(f"data set {name!r} cannot be loaded: {type(error).__name__}: {reason}") from None
-    return [read_record(f"{name}, row {number}", row, f"row{number}") for number, row in enumerate(rows)]
+    numbered = ((f"{name}, row {number}", row, f"row{number}") for number, row in enumerate(rows))
+    return read_records(name, numbered, skip_bad=skip_bad)
 
 
 def _split(settings: TrainSettings, name: str, examples: list[TrainingExample]) -> TrainingData:

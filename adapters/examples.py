@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.models.base import Message
+from harness.progress import say
 from harness.prompts import PromptTemplate
 from harness.task import Example
 from stepgame.errors import InputError
 
-__all__ = ["ROLES", "TrainingExample", "data_hash", "from_examples", "read_chat", "read_record"]
+__all__ = ["ROLES", "TrainingExample", "data_hash", "from_examples", "read_chat", "read_record", "read_records"]
 
 ROLES = ("system", "user", "assistant")
 
@@ -54,15 +55,19 @@ def from_examples(examples: Sequence[Example], template: PromptTemplate) -> list
     return found
 
 
-def read_chat(path: str | Path) -> list[TrainingExample]:
+def read_chat(path: str | Path, *, skip_bad: bool = False) -> list[TrainingExample]:
     """Read conversations from JSON lines.
 
     A line holds ``messages``, a list of objects with ``role`` and ``content``; or a ``prompt`` (or ``instruction``,
     with an optional ``input``) and an ``answer`` (or ``completion``, ``response``, ``output``), with an optional
     ``system``; or ``conversations``, messages with ``from`` (human, gpt, system) and ``value``. An ``id`` is optional.
 
+    Args:
+        path: of the file.
+        skip_bad: leave out lines that cannot be read, and say how many, instead of stopping at the first.
+
     Raises:
-        InputError: naming the line and what was expected there.
+        InputError: naming the line and what was expected there; or if no line is left.
     """
     path = Path(path)
     if not path.is_file():
@@ -72,9 +77,39 @@ def read_chat(path: str | Path) -> list[TrainingExample]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
-    found = [read_record(where, _parsed(where, line), name) for where, line, name in _numbered(path, lines)]
+    return read_records(str(path), _numbered(path, lines), _parsed, skip_bad=skip_bad)
+
+
+def read_records(
+    source: str,
+    numbered: Iterable[tuple[str, Any, str]],
+    parse: Callable[[str, Any], Any] = lambda _, record: record,
+    *,
+    skip_bad: bool = False,
+) -> list[TrainingExample]:
+    """Read conversations one after the other; see `read_chat`.
+
+    Args:
+        source: where they are from, for messages.
+        numbered: place, record and name of each.
+        parse: from place and record to a mapping.
+        skip_bad: see `read_chat`.
+
+    Raises:
+        InputError: likewise.
+    """
+    found, bad = [], []
+    for where, record, name in numbered:
+        try:
+            found.append(read_record(where, parse(where, record), name))
+        except InputError as error:
+            if not skip_bad:
+                raise
+            bad.append(str(error))
+    if bad:
+        say(f"{len(bad)} of {len(bad) + len(found)} examples of {source} are left out by --skip-bad; first: {bad[0]}")
     if not found:
-        raise InputError(f"{path} holds no examples")
+        raise InputError(f"{source} holds no examples")
     return found
 
 

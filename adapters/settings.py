@@ -59,6 +59,15 @@ class TrainSettings:
     validation: int = field(
         default=20, metadata=flag(_DATA, "Stories of each length, or lines of a file, kept for validation.", int)
     )
+    skip_bad: bool = field(
+        default=False,
+        metadata=flag(
+            _DATA,
+            "Leave out conversations that cannot be read, and say how many, instead of stopping.",
+            bool,
+            "--skip-bad",
+        ),
+    )
     max_tokens: int | None = field(
         default=None,
         metadata=flag(

@@ -23,7 +23,6 @@ from adapters.settings import TrainSettings
 from harness.models.registry import load_model, parse_model
 from stepgame.cli import main
 from stepgame.errors import InputError
-from tests.conftest import CommandLine
 from tests.tiny import tiny_decoder
 
 SHORT = {"messages": [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Green."}]}
@@ -138,6 +137,16 @@ def test_bad_lines_are_named(tiny: Path, tmp_path: Path, lines: list[Any], messa
         ready(tiny, write(tmp_path / "bad.jsonl", *lines))
 
 
+def test_bad_lines_are_left_out_where_that_is_asked_for(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(tmp_path / "mixed.jsonl", SHORT, {"prompt": "Why?", "answer": " "}, [1], SHORT)
+    assert len(ready(tiny, data, skip_bad=True).examples) == 2
+    assert "2 of 4 examples" in capsys.readouterr().err
+    with pytest.raises(InputError, match="holds no examples"):
+        ready(tiny, write(tmp_path / "bad.jsonl", [1]), skip_bad=True)
+
+
 def test_data_that_is_not_there(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist; expected stepgame, a file, or hf-dataset:ID"):
         ready(tiny, tmp_path / "none.jsonl")
@@ -171,7 +180,6 @@ def test_inspect_shows_the_weights_of_training(tiny: Path, tmp_path: Path) -> No
     ("name", "settings"),
     [
         ("it", {}),
-        ("im", {"packing": True, "neftune": 5.0, "kl": 0.1, "reduction": "example"}),
         ("im", {"train": "lora", "packing": True, "neftune": 5.0, "kl": 0.1, "template_tokens": "train"}),
     ],
 )
@@ -189,11 +197,12 @@ def test_training_writes_what_the_harness_asks(tiny: Path, tmp_path: Path, name:
     load_model(parse_model(str(tiny), adapter=adapter.folder), lambda _: [])
 
 
-def test_inspect_on_the_command_line(command_line: CommandLine, tiny: Path, tmp_path: Path) -> None:
+def test_inspect_on_the_command_line(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write(tmp_path / "some.jsonl", *[SHORT] * 5)
-    done = command_line("train", "inspect", "--method", "im", "--model", str(tiny), "--data", str(data), "--n", "2")
-    assert done.returncode == 0, done.stderr
-    assert "[Name][ a][ colour][.]" in done.stdout
+    with pytest.raises(SystemExit) as end:
+        main(["train", "inspect", "--method", "im", "--model", str(tiny), "--data", str(data), "--n", "2"])
+    assert not end.value.code
+    assert "[Name][ a][ colour][.]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
