@@ -1,4 +1,4 @@
-"""The adapters' verbs on the command line: ``train``, and ``train inspect``, which only looks."""
+"""The adapters' verbs on the command line: ``train``, with ``train inspect``, which only looks, and ``serve``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from adapters.methods import METHODS, method_flags
+from adapters.serving import ServeSettings
 from adapters.settings import TrainSettings
 from harness.flags import with_flags
+from harness.threads import wait_without_spinning
 from stepgame.errors import InputError
 
-__all__ = ["train"]
+__all__ = ["serve", "train"]
 
 INSPECT = "inspect"
 _METHODS = "; ".join(f"{name}: {entry.help}" for name, entry in METHODS.items())
@@ -50,6 +52,15 @@ def train(
 
     adapter = train(method, command=[Path(sys.argv[0]).name, *sys.argv[1:]], **given)
     typer.echo(f"adapter: {adapter.folder} ({adapter.method}, content hash {adapter.content_hash[:12]})")
+
+
+@with_flags(ServeSettings.flags())
+def serve(**settings: Any) -> None:
+    """Serve a model and its adapters by the OpenAI protocol, through vLLM."""
+    wait_without_spinning()
+    from adapters.server import run_server
+
+    run_server(ServeSettings(**settings))
 
 
 def _inspect(name: str | None, show: int, given: Mapping[str, Any]) -> None:

@@ -42,6 +42,7 @@ VERBS: dict[str, Verb] = {
     "compare": Verb("harness.compare_commands", "compare", "Compare runs on the same stories, in pairs."),
     "probe": Verb("harness.compare_commands", "probe", "Ask stories again renamed, reordered, reversed."),
     "train": Verb("adapters.commands", "train", "Train an adapter: soft prompts, LoRA, all weights."),
+    "serve": Verb("adapters.commands", "serve", "Serve a model and its adapters by the OpenAI protocol."),
     "publish": Verb("leaderboards.commands", "publish", "Append finished runs to a leaderboard CSV."),
     "demo": Verb("leaderboards.commands", "demo", "The whole path on the built-in model, in minutes."),
 }
