@@ -9,7 +9,7 @@ import errno
 import functools
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import typer
@@ -24,7 +24,7 @@ INTERRUPTED = 130
 
 
 class Verb(NamedTuple):
-    """Where a verb lives and what the front page says about it."""
+    """Where a verb lives and what the front page says about it; ``function`` may name a table of further verbs."""
 
     module: str
     function: str
@@ -42,7 +42,9 @@ VERBS: dict[str, Verb] = {
     "compare": Verb("harness.compare_commands", "compare", "Compare runs on the same stories, in pairs."),
     "probe": Verb("harness.compare_commands", "probe", "Ask stories again renamed, reordered, reversed."),
     "train": Verb("adapters.commands", "train", "Train an adapter: soft prompts, LoRA, all weights."),
+    "report": Verb("leaderboards.commands", "report", "Runs as one HTML file, with comparisons and plots."),
     "publish": Verb("leaderboards.commands", "publish", "Append finished runs to a leaderboard CSV."),
+    "board": Verb("leaderboards.board_commands", "board", "Check, verify and show leaderboards."),
     "demo": Verb("leaderboards.commands", "demo", "The whole path on the built-in model, in minutes."),
 }
 
@@ -117,11 +119,17 @@ def _build(wanted: str | None) -> typer.Typer:
     )
     app.callback()(_front_page)
     for name, verb in VERBS.items():
-        if name == wanted:
-            function = _guarded(getattr(importlib.import_module(verb.module), verb.function))
-            app.command(name, context_settings=CONTEXT)(function)
-        else:
+        if name != wanted:
             app.command(name, help=verb.help)(_unused)
+            continue
+        found = getattr(importlib.import_module(verb.module), verb.function)
+        if isinstance(found, Mapping):
+            group = typer.Typer(no_args_is_help=True, context_settings=CONTEXT, help=verb.help)
+            for each, function in found.items():
+                group.command(each, context_settings=CONTEXT)(_guarded(function))
+            app.add_typer(group, name=name)
+        else:
+            app.command(name, context_settings=CONTEXT)(_guarded(found))
     return app
 
 
