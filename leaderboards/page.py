@@ -135,7 +135,8 @@ def _index(rankings: Sequence[Ranking], rows: Sequence[dict[str, str]], links: d
         f"{measured} rows were measured by this project's runs, each with its answers; {published} were published by "
         "others, each with its source. Rows are compared only with rows on the same stories.</p>"
         '<nav aria-label="Page"><ul><li><a href="#table">Table</a></li><li><a href="#curves">Curves</a></li>'
-        '<li><a href="#mistakes">Mistakes</a></li><li><a href="#noise">Noise</a></li><li><a href="#words">Words</a></li>'
+        '<li><a href="#mistakes">Mistakes</a></li><li><a href="#noise">Noise</a></li>'
+        '<li><a href="#words">Words</a></li>'
         '<li><a href="stepgame.csv" download>stepgame.csv</a></li>'
         '<li><a href="published.csv" download>published.csv</a></li></ul></nav>'
     )
@@ -145,8 +146,8 @@ def _index(rankings: Sequence[Ranking], rows: Sequence[dict[str, str]], links: d
         _board_table(rankings, links),
         '<h2 id="curves">Accuracy over k</h2>',
         "<p>One plot for each version of the data. Bars are 95 % Wilson intervals; a point without one comes from a "
-        "source that does not say how many stories were asked. Press a name to hide its curve or to show it; of more than "
-        f"{_MANY} curves a plot begins with the best of each system.</p>",
+        "source that does not say how many stories were asked. Press a name to hide its curve or to show it; "
+        f"of more than {_MANY} curves a plot begins with the best of each system.</p>",
         f'<div class="panels">{"".join(_curves(rankings)) or "<p>No curve yet.</p>"}</div>',
         '<h2 id="mistakes">Kinds of mistake</h2>',
         *_mistakes(rankings, links),
@@ -190,14 +191,17 @@ def _board_table(rankings: Sequence[Ranking], links: dict[int, str]) -> str:
     for each in rankings:
         origin = "measured" if each.measured else "published"
         said = "" if each.ranked else " Not ranked: these rows need not be about the same stories."
-        title = f"{text(each.title)}, {'measured here' if each.measured else 'published'} <small>{text(each.about)}.{said}</small>"
+        who = "measured here" if each.measured else "published"
+        title = f"{text(each.title)}, {who} <small>{text(each.about)}.{said}</small>"
+        ranked = "yes" if each.ranked else "no"
         lines = "".join(_line(entry, each, hops, links) for entry in each.entries)
         groups.append(
-            f'<tbody data-data="{text(each.data)}" data-origin="{origin}" data-ranked="{"yes" if each.ranked else "no"}">'
-            f'<tr class="group"><th colspan="{len(headings)}" scope="rowgroup"><span>{title}</span></th></tr>{lines}</tbody>'
+            f'<tbody data-data="{text(each.data)}" data-origin="{origin}" data-ranked="{ranked}"><tr class="group">'
+            f'<th colspan="{len(headings)}" scope="rowgroup"><span>{title}</span></th></tr>{lines}</tbody>'
         )
     inner = (
-        '<table id="board"><caption>Accuracy in per cent. Columns sort within each version of the data, never across.</caption>'
+        '<table id="board"><caption>Accuracy in per cent. Columns sort within each version of the data, never across.'
+        "</caption>"
         f"<thead><tr>{head}</tr></thead>{''.join(groups)}</table>"
     )
     return f'<div class="scroll board" tabindex="0" role="region" aria-label="All rows">{inner}</div>'
@@ -208,7 +212,8 @@ def _line(entry: Entry, ranking: Ranking, hops: Sequence[int], links: dict[int, 
     name = text(entry.system)
     if ranking.measured:
         name = f'<a href="{links[id(entry.cells)]}">{name}</a>'
-        source = f"{text(entry.cells['date'][:10])}<small>{text(entry.cells['commit'][:12])}{' (dirty)' if entry.cells['dirty'] == 'yes' else ''}</small>"
+        commit = entry.cells["commit"][:12] + (" (dirty)" if entry.cells["dirty"] == "yes" else "")
+        source = f"{text(entry.cells['date'][:10])}<small>{text(commit)}</small>"
     else:
         source = _source(entry.cells)
     how = text(entry.how)

@@ -139,7 +139,8 @@ def _answer(line: Mapping[str, Any]) -> str:
     head = f"k {text(line.get('k_hop'))}: {verdict}, answer {text(said, 60)}, gold {text(line.get('gold'), 60)}"
     style = "" if verdict == "right" else ' class="bad"'
     inner = "\n".join(f"<h3>{text(name)}</h3>{block(value)}" for name, value in _told(line))
-    return f"<details><summary><span{style}>{head}</span> <small>{text(line.get('id'), 80)}</small></summary>{inner}</details>"
+    name = f"<small>{text(line.get('id'), 80)}</small>"
+    return f"<details><summary><span{style}>{head}</span> {name}</summary>{inner}</details>"
 
 
 def _told(line: Mapping[str, Any]) -> Iterator[tuple[str, object]]:

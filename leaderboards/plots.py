@@ -206,12 +206,17 @@ def plot_mistakes(named: Sequence[tuple[str, Mapping[str, int]]], out: str | Pat
             shares = [counts[kind] / total if total else 0.0 for (_, counts), total in zip(named, wrong, strict=True)]
             axes.barh(range(len(named)), shares, left=begins, color=_COLOURS[place], label=kind.replace("_", " "))
             begins = [begin + share for begin, share in zip(begins, shares, strict=True)]
-        names = [f"{name}\n{total:,} mistakes" for (name, _), total in zip(named, wrong, strict=True)]
+        names = [f"{name} ({total:,})" for (name, _), total in zip(named, wrong, strict=True)]
         axes.set_yticks(range(len(named)), [_wrapped(name, _LABEL_WIDTH, _LABEL_LINES) for name in names])
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-        axes.set_title("Kinds of mistake, as shares of each run's mistakes", loc="left", fontsize=13, fontweight="bold")
+        axes.set_title(
+            "Kinds of mistake, in shares of each run's mistakes (their number in brackets)",
+            loc="left",
+            fontsize=13,
+            fontweight="bold",
+        )
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
         _save(figure, out)
     return out

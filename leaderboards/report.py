@@ -120,10 +120,10 @@ def _subjects(paths: Sequence[str | Path]) -> tuple[list[_Subject], list[dict[st
 
     runs, probes = [], []
     for path in map(Path, paths):
-        if (path / PROBE).is_file():
+        probed = (path / PROBE).is_file()
+        if probed:
             probes.append(read_probe(path))
-            path = path / ORIGINAL
-        runs.append(load_run(path))
+        runs.append(load_run(path / ORIGINAL if probed else path))
     names = [run.path.resolve().name if run.path.name != ORIGINAL else run.path.resolve().parent.name for run in runs]
     unique = [
         name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
@@ -155,7 +155,7 @@ def _asked(subjects: Sequence[_Subject]) -> Iterator[str]:
             text(_heading(each.row)),
             each.row["n"],
             text(each.row["backend"]),
-            text(each.row["date"][:10]),
+            f'<span class="nw">{text(each.row["date"][:10])}</span>',
             text(each.row["commit"][:12] + (" (dirty)" if each.row["dirty"] == "yes" else "")),
         ]
         for each in subjects

@@ -80,5 +80,6 @@ def run_page(cells: Mapping[str, str], run: Run | None, count: int, note: str) -
     )
     if run is not None:
         body.append(_manifest(run.manifest))
-    header = f'<nav aria-label="Site"><ul><li><a href="../index.html">All rows</a></li></ul></nav><h1>{text(name)}</h1><p>{text(about)}</p>'
+    nav = '<nav aria-label="Site"><ul><li><a href="../index.html">All rows</a></li></ul></nav>'
+    header = f"{nav}<h1>{text(name)}</h1><p>{text(about)}</p>"
     return page(f"{name}: {about}", header, "\n".join(body), f'<p class="soft">stepgame {text(row["version"])}</p>')

@@ -106,7 +106,8 @@ class _Axes:
             f'<text x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 5}" text-anchor="middle">k, hops in the chain</text>'
         )
         parts.append(
-            f'<text x="14" y="{middle:.0f}" text-anchor="middle" transform="rotate(-90 14 {middle:.0f})">accuracy, %</text>'
+            f'<text x="14" y="{middle:.0f}" text-anchor="middle" transform="rotate(-90 14 {middle:.0f})">'
+            "accuracy, %</text>"
         )
         if chance is not None:
             y = self.y(chance)
@@ -152,11 +153,11 @@ def accuracy_figure(name: str, title: str, about: str, series: Sequence[Series],
         key, unsure = f"{name}-{place}", "" if one.sure else " unsure"
         hidden = "" if one.drawn else " hidden"
         drawn.append(f'<g id="{key}" class="{style}{unsure}"{hidden}>{axes.series(one, place, shift)}</g>')
-        swatch = f'<svg class="{style}" viewBox="0 0 34 18" aria-hidden="true"><path class="line" d="M0 9H34"{dash}/>{_mark(place % 5, 17, 9)}</svg>'
-        legend.append(
-            f'<li{" class=unsure" if unsure else ""}><button type="button" aria-pressed="{str(one.drawn).lower()}" data-series="{key}">'
-            f"{swatch}{text(one.label)}</button></li>"
-        )
+        stroke = f'<path class="line" d="M0 9H34"{dash}/>{_mark(place % 5, 17, 9)}'
+        swatch = f'<svg class="{style}" viewBox="0 0 34 18" aria-hidden="true">{stroke}</svg>'
+        pressed = f'aria-pressed="{str(one.drawn).lower()}" data-series="{key}"'
+        item = f'<button type="button" {pressed}>{swatch}{text(one.label)}</button>'
+        legend.append(f'<li class="unsure">{item}</li>' if unsure else f"<li>{item}</li>")
     label = text(f"{title}. {about}. Series: {'; '.join(one.label for one in series)}", 1000)
     return (
         f"<figure><figcaption>{text(title)}<small>{text(about)}</small></figcaption>"
@@ -177,4 +178,5 @@ def strip(parts: Sequence[tuple[float, float, int]], label: str) -> str:
         for begin, end, colour in parts
     )
     rail = '<rect class="rail" width="100" height="10"/>'
-    return f'<svg class="strip" role="img" aria-label="{text(label)}" viewBox="0 0 100 10" preserveAspectRatio="none">{rail}{pieces}</svg>'
+    box = 'viewBox="0 0 100 10" preserveAspectRatio="none"'
+    return f'<svg class="strip" role="img" aria-label="{text(label)}" {box}>{rail}{pieces}</svg>'
