@@ -17,7 +17,7 @@ import typer
 import stepgame
 from stepgame.errors import StepGameError, did_you_mean
 
-__all__ = ["VERBS", "Verb", "main"]
+__all__ = ["VERBS", "Verb", "main", "typer_of"]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it (128 + SIGINT)."""
@@ -109,7 +109,12 @@ def _front_page(
     """Multi-hop spatial reasoning in text: generate, ask, judge, publish."""
 
 
-def _build(wanted: str | None) -> typer.Typer:
+def typer_of(wanted: str | None) -> typer.Typer:
+    """Return the command line with one verb loaded, and the others as names.
+
+    Args:
+        wanted: the verb, one of `VERBS`; None loads none.
+    """
     app = typer.Typer(
         name="stepgame",
         no_args_is_help=True,
@@ -145,13 +150,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _complain(f"no such command {wanted!r}{did_you_mean(wanted, VERBS)}; see: stepgame --help")
         raise SystemExit(2)
     try:
-        code = _build(wanted)(args=words or ["--help"], prog_name="stepgame", standalone_mode=False)
+        code = typer_of(wanted)(args=words or ["--help"], prog_name="stepgame", standalone_mode=False)
     except StepGameError as error:
         _complain(str(error))
         code = 2
     except _USAGE_ERROR as error:
         page = f"stepgame {wanted}" if wanted else "stepgame"
-        _complain(f"{' '.join(error.format_message().split())}; see: {page} --help")
+        # A verb with verbs of its own, asked for without one, has printed its help already and says nothing here.
+        if said := " ".join(error.format_message().split()):
+            _complain(f"{said}; see: {page} --help")
         code = 2
     except KeyboardInterrupt:
         _complain("interrupted before it began")
