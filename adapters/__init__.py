@@ -5,22 +5,13 @@ The names below are loaded on first use, so that ``import adapters`` costs next 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stepgame.lazy import lazy_names
 
 if TYPE_CHECKING:
     from adapters.api import load, train
 
 __all__ = ["load", "train"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'adapters' has no attribute {name!r}")
-    value = getattr(importlib.import_module("adapters.api"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, {"load": "adapters.api", "train": "adapters.api"})

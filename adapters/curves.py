@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepgame.errors import require
+from harness.progress import say
+from stepgame.errors import MissingExtraError, require
 from stepgame.files import atomic_path, write_text
 
 __all__ = ["COLUMNS", "write_curves"]
@@ -30,7 +31,12 @@ def write_curves(folder: Path, log: Sequence[Mapping[str, Any]], title: str) -> 
     writer.writerow(COLUMNS)
     writer.writerows(rows)
     write_text(folder / "curve.csv", text.getvalue())
-    matplotlib: Any = require("matplotlib", "report", "the loss curve's picture")
+    try:
+        matplotlib: Any = require("matplotlib", "report", "the loss curve's picture")
+    except MissingExtraError as error:
+        # What was trained is worth more than its picture.
+        say(str(error))
+        return
     matplotlib.use("agg")
     _draw(folder / "curve.png", log, title)
 

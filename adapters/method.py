@@ -28,7 +28,7 @@ class BaseModel:
     Attributes:
         spec: what the user wrote.
         source: folder or hub id.
-        content_hash: of its files.
+        content_hash: of its files; empty for a hub model until its weights are here.
         revision: of a hub model.
         config: transformers' configuration.
     """

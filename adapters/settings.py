@@ -79,7 +79,10 @@ class TrainSettings:
     eval_every: int | None = field(
         default=None, metadata=flag(_RUN, "Steps between validations. [default: a tenth of all]", int | None)
     )
-    log_every: int = field(default=10, metadata=flag(_RUN, "Steps between points of the loss curve.", int))
+    log_every: int | None = field(
+        default=None,
+        metadata=flag(_RUN, "Steps between points of the loss curve. [default: a fiftieth of all]", int | None),
+    )
     out: str | Path = field(metadata=flag(_RUN, "Folder of the adapter to write.", Path))
     overwrite: bool = field(
         default=False, metadata=flag(_RUN, "Put this adapter in the place of the one there.", bool, "--overwrite")

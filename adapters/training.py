@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +77,17 @@ def perform_training(method: Method, settings: TrainSettings, command: Sequence[
         raise InputError(f"model {settings.model!r} has no fast tokenizer (tokenizer.json), which training needs")
     data = load_data(settings)
     rows, held = (_features(method, tokenizer, part, base) for part in (data.training, data.validation))
-    manifest = _manifest(method, settings, base, data, rows, held, command)
+    device, dtype = _place(settings)
     with _only_writer(folder) as training:
+        model = None
+        if not base.content_hash:
+            # A hub model's files are all here only when its weights are.
+            model = _weights(base, request, dtype, device)
+            base = replace(base, content_hash=checkpoint_hash(base.source, base.revision))
+        manifest = _manifest(method, settings, base, data, rows, held, command)
         going_on = _freeze(training, folder, manifest, settings)
-        device, dtype = _place(settings)
-        module = method.build(base, _weights(base, request, dtype, device), tokenizer, settings.seed)
+        model = _weights(base, request, dtype, device) if model is None else model
+        module = method.build(base, model, tokenizer, settings.seed)
         trainer = _trainer(method, settings, base, module, tokenizer, data, rows, held, training)
         started = time.perf_counter()
         try:
@@ -126,9 +132,7 @@ def _describe(settings: TrainSettings, request: Any) -> BaseModel:
             f"model {settings.model!r} ({names[0]}) is an encoder only; this method trains decoders and "
             "encoder-decoders"
         )
-    return BaseModel(
-        settings.model, source, digest or checkpoint_hash(source, request.revision), request.revision, config
-    )
+    return BaseModel(settings.model, source, digest or "", request.revision, config)
 
 
 def _weights(base: BaseModel, request: Any, dtype: str, device: torch.device) -> Any:
@@ -197,7 +201,7 @@ def _manifest(
             "longest_prompt": max(row.prompt for row in rows),
             **method.count(rows),
         },
-        "versions": versions(("accelerate", "peft")),
+        "versions": versions(),
         "hardware": hardware(torch.cuda.get_device_name() if torch.cuda.is_available() else None),
         "git": git_state(),
         "command": list(command),
@@ -293,7 +297,7 @@ def _arguments(
         warmup_steps=round(settings.warmup * steps),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.clip,
-        logging_steps=settings.log_every,
+        logging_steps=settings.log_every or max(1, steps // 50),
         logging_nan_inf_filter=False,
         eval_strategy="steps",
         eval_steps=every,

@@ -5,8 +5,9 @@ The names below are loaded on first use, so that ``import harness`` costs next t
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stepgame.lazy import lazy_names
 
 if TYPE_CHECKING:
     from harness.record import Run, load_run
@@ -17,14 +18,4 @@ __all__ = ["Run", "evaluate", "load_run"]
 _HOMES = {"Run": "harness.record", "evaluate": "harness.run", "load_run": "harness.record"}
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'harness' has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

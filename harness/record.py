@@ -243,7 +243,13 @@ class RunFolder:
 
 
 def _dump(line: Mapping[str, Any]) -> str:
-    return json.dumps(line, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # A server cut a character in two: JSON can write half of one, UTF-8 cannot.
+        return json.dumps(line, allow_nan=False)
+    return text
 
 
 def _pretty(record: Mapping[str, Any]) -> str:

@@ -134,7 +134,7 @@ def rescore(path: str | Path) -> Run:
         InputError: if it is no run folder, or its data can no longer be made.
     """
     frozen = load_run(path).manifest
-    plan = plan_of(frozen)
+    plan = plan_of(frozen, to_ask=False)
     check_same(frozen, plan.record(), {"task.data_sha256": "the data"}, Path(path))
     examples = {example.id: example for example in plan.task.examples}
     with RunFolder(Path(path)) as record:

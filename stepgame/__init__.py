@@ -5,10 +5,11 @@ The names below are loaded on first use, so that ``import stepgame`` costs next 
 
 from __future__ import annotations
 
-import importlib
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stepgame.lazy import lazy_names
 
 if TYPE_CHECKING:
     from stepgame.audit import AuditReport, audit
@@ -63,17 +64,7 @@ class _Package(ModuleType):
             super().__setattr__(name, value)
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'stepgame' has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)
 
 
 sys.modules[__name__].__class__ = _Package

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import sys
 import time
 from collections import Counter
@@ -52,18 +54,56 @@ def _progress() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _prepare_folder(out: Path, wanted: dict[str, object], overwrite: bool, resume: bool) -> None:
-    """Refuse to write over anything the user did not say to write over."""
-    recipe = out / RECIPE_FILE
+def _read_recipe(out: Path) -> dict[str, object] | None:
+    """Return the recipe in a folder; None if there is none, or none that can be read."""
+    try:
+        there = json.loads((out / RECIPE_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return there if isinstance(there, dict) else None
+
+
+def _remove_files_of(out: Path, recipe: dict[str, object]) -> None:
+    """Remove the files that a recipe wrote; whatever else lies in the folder is not ours to touch."""
+    try:
+        suffix = suffix_of(str(recipe["format"]))
+        names = [f"qa{k}_{recipe['split']}{suffix}" for k in parse_hops(str(recipe["hops"]))]
+    except (KeyError, InputError):
+        return
+    for path in (out / name for name in names):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _prepared_folder(out: Path, wanted: dict[str, object], overwrite: bool, resume: bool) -> Iterator[None]:
+    """Put the recipe into the folder, and take it away again if not one file was made.
+
+    Raises:
+        InputError: if the folder holds something that the user did not say to write over.
+    """
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; expected a folder")
-    if out.exists() and any(out.iterdir()) and not overwrite:
+    made = not out.exists()
+    if not made and any(out.iterdir()) and not overwrite:
         if not resume:
             raise InputError(f"--out {out}: is not empty; use --overwrite to replace what is there, or --resume")
-        there = json.loads(recipe.read_text(encoding="utf-8")) if recipe.exists() else None
-        if there != json.loads(json.dumps(wanted)):
-            raise InputError(f"--out {out}: was made with other settings (see {recipe}); use --overwrite")
-    write_text(recipe, json.dumps(wanted, indent=2) + "\n")
+        if _read_recipe(out) != json.loads(json.dumps(wanted)):
+            raise InputError(f"--out {out}: was made with other settings (see {out / RECIPE_FILE}); use --overwrite")
+    if overwrite:
+        # What stayed would be taken for this recipe's: by whoever reads the folder, and by --resume.
+        _remove_files_of(out, _read_recipe(out) or {})
+        _remove_files_of(out, wanted)
+    write_text(out / RECIPE_FILE, json.dumps(wanted, indent=2) + "\n")
+    try:
+        yield
+    finally:
+        if [path.name for path in out.iterdir()] == [RECIPE_FILE]:
+            (out / RECIPE_FILE).unlink()
+            if made:
+                out.rmdir()
 
 
 def _counted(parts: Iterator[Stories], progress: Progress, task: object) -> Iterator[Stories]:
@@ -109,9 +149,9 @@ def generate(
         phrases=phrases,
         unique=unique,
     )
-    _prepare_folder(out, {**recipe.describe(), "format": format}, overwrite, resume)
+    wanted = {**recipe.describe(), "format": format}
     started, made, kept = time.perf_counter(), 0, 0
-    with _progress() as progress:
+    with _prepared_folder(out, wanted, overwrite, resume), _progress() as progress:
         task = progress.add_task("generating", total=per_hop * len(recipe.hops))
         for k in recipe.hops:
             target = out / f"qa{k}_{split}{suffix}"

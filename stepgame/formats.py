@@ -20,7 +20,7 @@ from stepgame.errors import InputError, did_you_mean, require, unknown_name
 from stepgame.files import atomic_folder, atomic_path
 from stepgame.hops import MAX_HOPS, format_hops
 from stepgame.relations import NAMES
-from stepgame.stories import SCHEMA, Stories
+from stepgame.stories import SCHEMA, Stories, as_ours, is_text
 
 __all__ = ["FORMATS", "load", "suffix_of", "write", "write_stream"]
 
@@ -232,8 +232,17 @@ def _decode(path: Path, raw: bytes) -> str:
 
 
 def _parse_json(path: Path, text: str, where: str) -> Any:
+    def once(pairs: list[tuple[str, Any]]) -> Row:
+        row = dict(pairs)
+        if len(row) < len(pairs):
+            # json alone would keep the last and say nothing.
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise _fail(path, f"{where}the key {twice[:60]!r} occurs twice in one object; expected each key once")
+        return row
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         cut = "; the file seems cut off" if error.pos >= len(text.rstrip()) - 1 else ""
         raise _fail(
@@ -325,10 +334,10 @@ def _text_rows(path: Path, raw: bytes) -> Iterator[tuple[str, Any]]:
 
 def _text_field(path: Path, where: str, row: Row, name: str) -> str:
     value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
+    if not is_text(value):
         found = "is missing" if name not in row else f"is {str(value)[:60]!r}"
         raise _fail(path, f"{where}: field {name!r} {found}; expected text")
-    return value
+    return str(value)
 
 
 def _whole_field(path: Path, where: str, row: Row, name: str, low: int, high: int) -> int | None:
@@ -346,7 +355,7 @@ def _facts_field(path: Path, where: str, row: Row) -> list[dict[str, str]] | Non
     if facts is None:
         return None
     if isinstance(facts, list) and len(facts) == len(row["story"]):
-        good = [fact for fact in facts if isinstance(fact, dict) and all(isinstance(fact.get(n), str) for n in names)]
+        good = [fact for fact in facts if isinstance(fact, dict) and all(is_text(fact.get(n)) for n in names)]
         if len(good) == len(facts):
             return good
     raise _fail(path, f"{where}: field 'facts': expected one object a sentence, with text for {', '.join(names)}")
@@ -356,7 +365,7 @@ def _check_row(path: Path, where: str, row: Any, index: int, named_k: int | None
     if not isinstance(row, dict):
         raise _fail(path, f"{where}: {str(row)[:60]!r} is no object; expected story, question and label")
     story = row.get("story")
-    if not isinstance(story, list) or not story or not all(isinstance(s, str) and s.strip() for s in story):
+    if not isinstance(story, list) or not story or not all(map(is_text, story)):
         found = "is missing" if "story" not in row else f"is {str(story)[:60]!r}"
         raise _fail(path, f"{where}: field 'story' {found}; expected a list of sentences")
     label = _text_field(path, where, row, "label")
@@ -364,25 +373,28 @@ def _check_row(path: Path, where: str, row: Any, index: int, named_k: int | None
         hint = did_you_mean(label, NAMES)
         raise _fail(path, f"{where}: field 'label' is {label[:60]!r}{hint}; expected one of {', '.join(NAMES)}")
     k_hop = _whole_field(path, where, row, "k_hop", 1, MAX_HOPS) or named_k or min(len(story), MAX_HOPS)
-    split = row.get("split")
+    split, name = row.get("split"), row.get("id")
     return {
-        "id": str(row.get("id") or f"{path.stem}-{index}"),
+        "id": str(name) if name and is_text(str(name)) else f"{path.stem}-{index}",
         "story": story,
         "question": _text_field(path, where, row, "question"),
         "label": label,
         "k_hop": k_hop,
         "hops": _whole_field(path, where, row, "hops", 0, MAX_HOPS),
         "facts": _facts_field(path, where, row),
-        "split": split if isinstance(split, str) else None,
+        "split": split if is_text(split) else None,
         "seed": _whole_field(path, where, row, "seed", -(2**63), 2**63 - 1),
-        "index": _whole_field(path, where, row, "index", 0, 2**63 - 1) if "index" in row else index,
+        "index": index if row.get("index") is None else _whole_field(path, where, row, "index", 0, 2**63 - 1),
     }
 
 
-def _load_text(path: Path, raw: bytes) -> Stories:
+def _named_k(path: Path) -> int | None:
     in_name = _K_IN_NAME.search(path.stem)
-    named_k = int(in_name[1]) if in_name and 1 <= int(in_name[1]) <= MAX_HOPS else None
-    return _from_rows(path, _text_rows(path, raw), named_k)
+    return int(in_name[1]) if in_name and 1 <= int(in_name[1]) <= MAX_HOPS else None
+
+
+def _load_text(path: Path, raw: bytes) -> Stories:
+    return _from_rows(path, _text_rows(path, raw), _named_k(path))
 
 
 def _from_rows(path: Path, rows: Iterator[tuple[str, Any]], named_k: int | None) -> Stories:
@@ -404,25 +416,31 @@ def _from_rows(path: Path, rows: Iterator[tuple[str, Any]], named_k: int | None)
     return Stories(pa.Table.from_arrays(arrays, schema=SCHEMA))
 
 
+def _plain_rows(table: pa.Table) -> Iterator[Row]:
+    for batch in table.select([name for name in SCHEMA.names if name in table.schema.names]).to_batches():
+        yield from batch.to_pylist()
+
+
 def _load_binary(path: Path, reader: Callable[[Path], pa.Table], kind: str) -> Stories:
     try:
         table = reader(path)
     except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
         raise _fail(path, f"broken {kind} file: {str(error).splitlines()[0]}") from None
-    missing = [name for name in SCHEMA.names if name not in table.schema.names]
-    if missing:
-        raise _fail(path, f"{kind} file without the columns {', '.join(missing)}; found {table.schema.names}")
     try:
-        metadata = table.schema.metadata
-        table = table.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(metadata)
         table.validate(full=True)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
-        raise _fail(path, f"{kind} file with other column types: {str(error).splitlines()[0]}") from None
-    strange = set(table["label"].unique().to_pylist()) - set(NAMES)
-    if strange:
-        raise _fail(path, f"field 'label' holds {sorted(strange)[0]!r}; expected one of {', '.join(NAMES)}")
+        # Names in a damaged file need not be text.
+        missing = [name for name in _ASKED if name not in table.schema.names]
+        if missing:
+            raise _fail(path, f"{kind} file without the columns {', '.join(missing)}; found {table.schema.names}")
+        ours = as_ours(table)
+        if ours is None:
+            # Other columns or types, or something wrong: row by row, which fills in what is missing or says what it is.
+            rows = ((f"row {i}", row) for i, row in enumerate(_plain_rows(table)))
+            return _from_rows(path, rows, _named_k(path))
+    except (pa.ArrowException, UnicodeDecodeError, OverflowError) as error:
+        raise _fail(path, f"broken {kind} file: {str(error).splitlines()[0]}") from None
     try:
-        return Stories(table)
+        return Stories(ours)
     except ValueError:
         raise _fail(path, f"{kind} file whose metadata is damaged; write it again") from None
 

@@ -86,6 +86,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.per_hop < 1:
             raise InputError(f"{self.per_hop} stories per hop; expected at least 1")
+        if self.per_hop >= _INT64:
+            raise InputError(f"{self.per_hop} stories per hop; row numbers have 64 bits, expected fewer")
         if self.first < 0 or self.first + self.per_hop > _INT64 - 1:
             raise InputError(f"first row {self.first} is out of range; expected 0 to {_INT64 - 1 - self.per_hop}")
         if not -_INT64 <= self.seed < _INT64:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stepgame.errors import InputError, require
+from stepgame.hops import MAX_HOPS
+from stepgame.relations import NAMES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SCHEMA", "Stories"]
+__all__ = ["SCHEMA", "Stories", "as_ours", "is_text"]
 
 
 def _name_in(width: pa.DataType) -> pa.DataType:
@@ -55,6 +59,63 @@ from elsewhere and does not say.
 """
 
 _METADATA_KEY = b"stepgame"
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is text that says something and can be written: JSON may hold half of a surrogate pair."""
+    return isinstance(value, str) and bool(value.strip()) and (value.isascii() or _SURROGATE.search(value) is None)
+
+
+def as_ours(table: pa.Table) -> pa.Table | None:
+    """Return a table from outside under `SCHEMA`, its metadata kept.
+
+    Args:
+        table: any columns, in any order.
+
+    Returns:
+        The table; None if a column is missing, has a type that does not fit or a value that no story has: an empty
+        story, a sentence or a question that says nothing, a k out of range, an unknown label, facts that do not match.
+    """
+    if not set(SCHEMA.names) <= set(table.schema.names):
+        return None
+    try:
+        ours = table.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(table.schema.metadata)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
+        return None
+    return ours if all(map(_fits, ours.to_batches())) else None
+
+
+def _fits(batch: pa.RecordBatch) -> bool:
+    """Whether every row could be a story's."""
+    story, question, facts = (batch.column(name) for name in ("story", "question", "facts"))
+    sentences, told = story.flatten(), facts.flatten()
+    lengths = pc.list_value_length(story)
+    whole = sentences.null_count == 0 and told.null_count == 0
+    return bool(
+        whole
+        and all(part.null_count == 0 for part in told.flatten())
+        and _all(pc.greater(lengths, 0))
+        and _all(pc.equal(pc.list_value_length(facts), lengths))
+        and not any(_blank(texts) for texts in (sentences, question))
+        and all(
+            _all(pc.and_(pc.greater_equal(batch.column(name), least), pc.less_equal(batch.column(name), MAX_HOPS)))
+            for name, least in (("k_hop", 1), ("hops", 0))
+        )
+        and _all(pc.greater_equal(batch.column("index"), 0))
+        and _all(pc.is_in(batch.column("label"), value_set=pa.array(NAMES)))
+    )
+
+
+def _all(holds: pa.BooleanArray) -> bool:
+    """Whether it holds wherever there is a value."""
+    return pc.all(holds, min_count=0).as_py() is not False
+
+
+def _blank(texts: pa.StringArray) -> bool:
+    return bool(pc.any(pc.equal(pc.utf8_trim_whitespace(texts), ""), min_count=0).as_py())
 
 
 class Stories:

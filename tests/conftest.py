@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.threads import wait_without_spinning
+
 if TYPE_CHECKING:
     from harness.models.hf import HFModel
+
+# Before any test imports torch, or it would have no effect.
+wait_without_spinning()
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import stepgame
+from stepgame.cli import VERBS, main
 
 STEPGAME = [sys.executable, "-m", "stepgame.cli"]
 
@@ -18,6 +19,29 @@ def cli(*words, **kwargs):
     return subprocess.run(
         [*STEPGAME, *map(str, words)], capture_output=True, text=True, timeout=300, check=False, **kwargs
     )
+
+
+@pytest.fixture
+def here(capsys):
+    """Return a function like `cli` that stays in this process, since starting one takes seconds."""
+
+    def run(*words):
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        told = capsys.readouterr()
+        return subprocess.CompletedProcess(words, ended.value.code, told.out, told.err)
+
+    return run
+
+
+def file_limit(size):
+    """Return what makes writes fail in a process as a full disk does: the same call, another errno."""
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
 
 
 def refused(result, *told):
@@ -40,19 +64,18 @@ def test_import_and_help_load_nothing_heavy():
     assert not loaded & {*heavy, "numpy"}
 
 
-def test_front_page_names_every_verb():
-    from stepgame.cli import VERBS
-
+def test_front_page_names_every_verb(here):
     shown = cli("--help").stdout
     assert all(verb in shown for verb in VERBS)
     assert cli("--version").stdout.strip() == f"stepgame {stepgame.__version__}"
     for verb in VERBS:
-        page = cli(verb, "--help")
+        page = here(verb, "--help")
         assert page.returncode == 0, page.stderr
+        assert f"stepgame {verb} " in page.stdout
 
 
-def test_unknown_verb():
-    refused(cli("genrate"), "did you mean 'generate'")
+def test_unknown_verb(here):
+    refused(here("genrate"), "did you mean 'generate'")
 
 
 def test_unknown_attribute():
@@ -91,43 +114,73 @@ def test_every_flag_is_an_environment_variable(tmp_path):
         (("--protocol", "offical"), "did you mean 'official'"),
         (("--split", "tset"), "did you mean 'test'"),
         (("--per-hop", "many"), "valid integer"),
+        (("--per-hop", "99999999999999999999"), "row numbers have 64 bits"),
     ],
 )
-def test_bad_flags(tmp_path, flags, told):
+def test_bad_flags(tmp_path, here, flags, told):
     out = tmp_path / "d"
-    refused(cli("generate", "--out", out, *flags), told)
+    refused(here("generate", "--out", out, *flags), told)
     assert not out.exists()
 
 
-def test_a_folder_in_use_is_refused_replaced_or_resumed(tmp_path):
+def test_a_folder_in_use_is_refused_replaced_or_resumed(tmp_path, here):
     out = tmp_path / "d"
     common = ("generate", "--hops", "1-2", "--per-hop", 5, "--format", "json", "--out", out)
-    assert cli(*common).returncode == 0
+    assert here(*common).returncode == 0
     first = (out / "qa1_test.json").read_bytes()
-    refused(cli(*common), "--overwrite", "--resume")
+    refused(here(*common), "--overwrite", "--resume")
     (out / "qa2_test.json").unlink()
-    resumed = cli(*common, "--resume")
+    resumed = here(*common, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert "1 finished files kept" in resumed.stdout
-    refused(cli(*common, "--resume", "--seed", 1), "other settings")
-    assert cli(*common, "--overwrite", "--seed", 1).returncode == 0
+    refused(here(*common, "--resume", "--seed", 1), "other settings")
+    assert here(*common, "--overwrite", "--seed", 1).returncode == 0
     assert (out / "qa1_test.json").read_bytes() != first
     (tmp_path / "file").write_text("x")
-    refused(cli(*common[:-1], tmp_path / "file"), "is a file")
+    refused(here(*common[:-1], tmp_path / "file"), "is a file")
+    (out / ".stepgame.json").write_text('{"hops": ')
+    refused(here(*common, "--resume"), "other settings")
 
 
-def test_solve_says_what_is_wrong_with_a_file(tmp_path):
+def test_overwriting_leaves_no_story_of_the_earlier_recipe(tmp_path, here):
+    out = tmp_path / "d"
+    first = ("generate", "--hops", "1-3", "--per-hop", 5, "--format", "json", "--out", out)
+    assert here(*first).returncode == 0
+    (out / "notes.txt").write_text("mine")
+    words = ("generate", "--hops", "2,100", "--per-hop", 200, "--format", "jsonl", "--out", out, "--seed")
+    assert here(*words, 1, "--overwrite").returncode == 0
+    names = {".stepgame.json", "notes.txt", "qa2_test.jsonl", "qa100_test.jsonl"}
+    assert {path.name for path in out.iterdir()} == names
+    # Cut off between two files, only those of the new recipe are there for --resume to keep.
+    (out / ".stepgame.json").write_text("damaged")
+    refused(cli(*words, 2, "--overwrite", preexec_fn=file_limit(1_000_000)), "stepgame: error")
+    assert {path.name for path in out.iterdir()} == names - {"qa100_test.jsonl"}
+    resumed = here(*words, 2, "--resume")
+    assert "1 finished files kept" in resumed.stdout
+    assert all(row["seed"] == 2 for k in (2, 100) for row in stepgame.load(out / f"qa{k}_test.jsonl"))
+
+
+def test_an_attempt_that_made_no_file_leaves_no_folder(tmp_path, here):
+    out = tmp_path / "d"
+    refused(here("generate", "--hops", 1, "--per-hop", 5, "--workers", 0, "--out", out), "expected at least 1")
+    refused(
+        here("generate", "--hops", 1, "--per-hop", 9000, "--bank", "plain", "--unique", "--out", out), "ask for fewer"
+    )
+    assert not out.exists()
+
+
+def test_solve_says_what_is_wrong_with_a_file(tmp_path, here):
     path = tmp_path / "bad.json"
     path.write_text('{"0": {"story"')
-    refused(cli("solve", path), str(path), "not valid JSON")
-    refused(cli("solve", tmp_path / "none.json"), "no such file")
+    refused(here("solve", path), str(path), "not valid JSON")
+    refused(here("solve", tmp_path / "none.json"), "no such file")
 
 
-def test_solve_counts_a_question_about_an_unknown_agent_as_unconnected(tmp_path):
+def test_solve_counts_a_question_about_an_unknown_agent_as_unconnected(tmp_path, here):
     path = tmp_path / "odd.json"
     row = {"story": ["A is left of B."], "question": "Where is A relative to X?", "label": "left"}
     path.write_text(json.dumps({"0": row}))
-    solved = cli("solve", path)
+    solved = here("solve", path)
     assert solved.returncode == 0, solved.stderr
     assert "0 of 1 right" in solved.stdout
 
@@ -153,18 +206,13 @@ def test_ctrl_c_leaves_whole_files_only(tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_nothing_half_written(tmp_path):
-    # A limit on the file size makes writes fail as a full disk does: the same call, another errno.
-    def limit():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-
     out = tmp_path / "d"
     words = ("generate", "--hops", "5", "--per-hop", "5000", "--format", "jsonl", "--out", out)
     # The compiled code must be cached before, since that is written too.
     assert (
         cli("generate", "--hops", "5", "--per-hop", "5", "--format", "jsonl", "--out", tmp_path / "w").returncode == 0
     )
-    refused(cli(*words, preexec_fn=limit), "stepgame: error")
-    assert [path.name for path in Path(out).iterdir()] == [".stepgame.json"]
+    refused(cli(*words, preexec_fn=file_limit(200_000)), "stepgame: error")
+    assert not Path(out).exists()
     dev_full = cli("generate", "--hops", "1", "--per-hop", "1", "--out", "/dev/full")
     refused(dev_full, "is a file")

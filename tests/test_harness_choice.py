@@ -61,9 +61,10 @@ def _naive(model: HFModel, text: str, option: str) -> float:
     before = model._tokenizer(text, add_special_tokens=False)["input_ids"]
     whole = model._tokenizer(text + option, add_special_tokens=False)["input_ids"]
     with torch.inference_mode():
-        logits = model._model(input_ids=torch.tensor([whole])).logits[0].double()
-    logprobs = logits.log_softmax(dim=-1)
-    return sum(float(logprobs[place - 1, whole[place]]) for place in range(len(before), len(whole)))
+        logits = model._model(input_ids=torch.tensor([whole])).logits[0]
+    # Row i says what comes behind token i.
+    logprobs = logits[len(before) - 1 : -1].double().log_softmax(dim=-1)
+    return sum(float(row[token]) for row, token in zip(logprobs, whole[len(before) :], strict=True))
 
 
 @pytest.mark.model

@@ -35,6 +35,14 @@ def test_specs(tmp_path: Path) -> None:
     assert (parse_model(str(odd)).target, parse_model(str(odd)).revision) == (str(odd), None)
 
 
+@pytest.mark.parametrize("spec", ["smollm2", "org/name", "oracle", "random", "majority"])
+@pytest.mark.parametrize(("key", "flag"), [("base_url", "--base-url"), ("attn", "--model-arg attn")])
+def test_a_setting_that_would_count_for_nothing_is_refused(spec: str, key: str, flag: str) -> None:
+    with pytest.raises(InputError, match=f"{flag} means nothing to the backend"):
+        parse_model(spec, args={key: "x"})
+    assert parse_model("smollm2", backend="vllm", args={key: "x"}).args == {key: "x"}
+
+
 @given(st.text())
 def test_any_spec_is_a_request_or_one_line(spec: str) -> None:
     try:

@@ -21,6 +21,7 @@ pytest.importorskip("openai")
 from harness.models.base import Failure, Message, Prompt, Sampling, Scores
 from harness.models.openai import OpenAIModel, Settings
 from harness.prompts import load_prompt
+from harness.prompts.shots import draw_shots
 from harness.tasks.stepgame import StepGame
 from stepgame.errors import InputError
 
@@ -109,6 +110,10 @@ def test_generation_through_vllm_is_that_of_transformers(vllm_server: str, smoll
     assert model.identity.args["model_card"]["owned_by"] == "vllm"
     assert model.generate(asked, sampling) == local.generate(asked, sampling)
     if api == "completions":
+        task = StepGame(hops="1-2", per_hop=1)
+        template = load_prompt("few-shot", "choice")
+        shots = draw_shots(task.examples, 2, "same", 0, task.training)
+        asked += [replace(template, shots=shots).render(example) for example in task.examples]
         assert [model.render(prompt) for prompt in asked] == [local.render(prompt) for prompt in asked]
     model.close()
 

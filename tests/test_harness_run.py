@@ -52,6 +52,20 @@ def test_random_is_about_chance_and_depends_on_no_order(tmp_path: Path) -> None:
     assert all(one[name]["prediction"] == other[name]["prediction"] for name in both)
 
 
+def test_half_a_character_in_a_reply_is_kept_as_it_came(tmp_path: Path) -> None:
+    # A server that counts UTF-16 may cut a reply inside an emoji; UTF-8 has no form for what is left.
+    lines = [{"id": "1", "raw": "up \ud83d", "seconds": 0.0}, {"id": "2", "raw": "oben \u2191", "seconds": 0.0}]
+    with RunFolder(tmp_path / "r") as record:
+        record.write_manifest({"format": 1})
+        record.append(lines)
+        assert record.recorded() == lines
+        record.replace_samples(lines[::-1])
+        record.append(lines[:1])
+    text = (tmp_path / "r" / SAMPLES).read_text(encoding="utf-8")
+    assert [json.loads(line) for line in text.splitlines()] == [*lines[::-1], lines[0]]
+    assert "oben \u2191" in text
+
+
 def test_majority_is_fitted_on_the_training_split(tmp_path: Path) -> None:
     run = evaluate("majority", **SMALL, out=tmp_path / "r")
     label = run.manifest["model"]["args"]["label"]

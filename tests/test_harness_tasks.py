@@ -101,6 +101,8 @@ def test_examples_come_from_a_file_of_the_same_kind(tmp_path: Path) -> None:
         ({"question": " "}, "question is"),
         ({"group": "kitchen"}, "a whole number"),
         ({"story": 3}, "a text or a list"),
+        ({"story": "half of \ud83d"}, "a text or a list"),
+        ({"question": "Where is \ud83d?"}, "question is"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:

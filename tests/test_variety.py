@@ -148,7 +148,8 @@ def test_a_split_cannot_be_larger_than_the_rows_there_are(tmp_path):
 
 @pytest.mark.parametrize("format", ["parquet", "jsonl", "arrow"])
 def test_bytes_are_the_same_for_any_number_of_workers(tmp_path, format):
-    recipe = Recipe((2, 3), 40_000 if format == "parquet" else 17_000, noise=True)
+    # More than one block of rows; text is slow to write, so there is less of it.
+    recipe = Recipe((2, 3) if format == "parquet" else (2,), 17_000, noise=True)
     files = [write_stream(stream(recipe, n), tmp_path / str(n), format).read_bytes() for n in (1, 2, 5)]
     assert files[0] == files[1] == files[2]
     with pytest.raises(InputError, match="at least 1"):

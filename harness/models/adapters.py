@@ -17,10 +17,18 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from harness.models.builtin import BUILTIN, builtin_folder, checkpoint_hash, hash_files, hash_of_hashes
+from harness.models.builtin import (
+    BUILTIN,
+    builtin_folder,
+    cache_root,
+    checkpoint_hash,
+    hash_files,
+    hash_of_hashes,
+)
 from harness.plugins import find_plugin
 from harness.progress import say
 from stepgame.errors import InputError
@@ -217,14 +225,20 @@ def model_source(request: ModelRequest) -> tuple[str, str | None]:
         InputError: if the adapter was trained on another model.
     """
     if request.target == BUILTIN:
-        folder, digest = builtin_folder()
-        source = str(folder)
+        source, digest = _builtin(cache_root())
     else:
         source = request.target
         digest = checkpoint_hash(source, request.revision) if Path(source).is_dir() else ""
     if request.adapter is not None and digest:
         request.adapter.check_base(digest, request.spec)
     return source, digest or None
+
+
+@cache
+def _builtin(root: Path) -> tuple[str, str]:
+    """Return the built-in model's folder and hash, read through once a process: it is half a gigabyte."""
+    folder, digest = builtin_folder()
+    return str(folder), digest
 
 
 def _read_peft(folder: Path) -> Adapter:

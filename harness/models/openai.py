@@ -37,6 +37,7 @@ from harness.models.base import (
     Scores,
     chunks,
 )
+from harness.models.chat import plain_text
 from harness.models.openai_pool import FinalError, Pool, RetryPolicy, Traffic, TransientError, retry_after
 from harness.models.openai_replies import (
     Json,
@@ -226,7 +227,7 @@ class OpenAIModel:
 
     def render(self, prompt: Prompt) -> str | None:
         """Return the text of a plain completion; None for chat, which the server renders."""
-        return None if self._settings.api == "chat" else _plain_text(prompt)
+        return None if self._settings.api == "chat" else plain_text(prompt)
 
     def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
         """Cut work in order, into batches that fill all slots.
@@ -311,7 +312,7 @@ class OpenAIModel:
         assert prompt is not None
         if question.kind == "choose":
             lead = [f" {option}" for option in question.options]
-            text = _plain_text(prompt)
+            text = plain_text(prompt)
             extra = {"max_tokens": self._echo_tokens, "echo": True, "logprobs": 1, "temperature": 0}
             reply = await self._complete([text + ending for ending in lead], extra)
             try:
@@ -322,7 +323,7 @@ class OpenAIModel:
         assert question.sampling is not None
         body = self._sampled(question.sampling, prompt.example.id, question.copy)
         if self._settings.api == "completions":
-            return plain_completion(await self._complete(_plain_text(prompt), body))
+            return plain_completion(await self._complete(plain_text(prompt), body))
         turns: Any = [{"role": message.role, "content": message.content} for message in prompt.messages]
         raw = await self._client.chat.completions.with_raw_response.create(
             model=self._name, messages=turns, extra_body=body
@@ -471,11 +472,6 @@ def _card(listing: Json, name: str) -> Json | list[str]:
         if card.get("id") == name:
             return {key: card.get(key) for key in ("id", "root", "owned_by", "max_model_len") if key in card}
     return [str(card.get("id")) for card in cards]
-
-
-def _plain_text(prompt: Prompt) -> str:
-    parts = [message.content for message in prompt.messages]
-    return "\n\n".join([*parts, prompt.cue] if prompt.cue else parts)
 
 
 def _probe() -> Prompt:

@@ -40,14 +40,16 @@ class Backend(NamedTuple):
     help: str
     local: bool = False
     """Whether the model's tokenizer is at hand, so that prompts can be rendered without its weights."""
+    args: bool = False
+    """Whether it has settings of its own; one without must refuse them, or they would count for nothing in silence."""
 
 
 BOTH: frozenset[Verb] = frozenset(("choose", "generate"))
 
 BACKENDS: dict[str, Backend] = {
     "hf": Backend("harness.models.hf", "HFModel", BOTH, "transformers, on CPU or CUDA", local=True),
-    "vllm": Backend("harness.models.vllm", "VLLMModel", BOTH, "vLLM's offline engine, on CUDA or CPU", local=True),
-    "openai": Backend("harness.models.openai", "OpenAIModel", BOTH, "a server of the OpenAI protocol"),
+    "vllm": Backend("harness.models.vllm", "VLLMModel", BOTH, "vLLM's offline engine, on CUDA or CPU", True, True),
+    "openai": Backend("harness.models.openai", "OpenAIModel", BOTH, "a server of the OpenAI protocol", args=True),
     "oracle": Backend("harness.models.symbolic", "Oracle", BOTH, "reads and solves the story"),
     "random": Backend("harness.models.symbolic", "Random", BOTH, "any option, all alike"),
     "majority": Backend("harness.models.symbolic", "Majority", BOTH, "the training split's most frequent label"),
@@ -106,6 +108,9 @@ def parse_model(
         raise InputError(f"--batch-tokens must be at least 1, got {batch_tokens}")
     chosen, target, revision = _find_model(spec, prefix or backend, name)
     request = ModelRequest(spec, chosen, target, revision, dtype, device, batch_tokens, seed, dict(args or {}))
+    # What an installed model takes is its own affair.
+    if chosen in BACKENDS:
+        _refuse_unused(request)
     return request if adapter is None else replace(request, adapter=_adapter(adapter, chosen))
 
 
@@ -140,6 +145,17 @@ def _find_model(spec: str, engine: str | None, name: str) -> tuple[str, str, str
     else:
         raise _unknown_model(spec, target)
     return engine or chosen, target, revision
+
+
+def _refuse_unused(request: ModelRequest) -> None:
+    if request.args and not BACKENDS[request.backend].args:
+        flags = {"base_url": "--base-url", "api": "--api", "concurrency": "--concurrency"}
+        given = next(iter(request.args))
+        having = " or ".join(name for name, backend in BACKENDS.items() if backend.args)
+        raise InputError(
+            f"{flags.get(given, f'--model-arg {given}')} means nothing to the backend {request.backend!r} of model "
+            f"{request.spec!r}; leave it out, or use --backend {having}"
+        )
 
 
 def require_verb(request: ModelRequest, verb: Verb) -> None:

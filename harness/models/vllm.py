@@ -156,12 +156,13 @@ class VLLMModel:
             **({} if adapter is None else engine_settings(adapter)),
             **given,
         }
+        llm = _start(request, settings)
+        engine = Engine(llm, None if adapter is None else lora_request(adapter))
         if digest is None:
+            # A hub model's files are all here only now.
             digest = checkpoint_hash(source, request.revision)
             if adapter is not None:
                 adapter.check_base(digest, request.spec)
-        llm = _start(request, settings)
-        engine = Engine(llm, None if adapter is None else lora_request(adapter))
         if soft is not None:
             soft.check(engine, len(tokenizer))
         config = llm.llm_engine.vllm_config

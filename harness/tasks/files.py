@@ -12,6 +12,7 @@ from typing import Any
 from harness.extract import OPTION_EXTRACTION, extract_option
 from harness.task import Example, Extraction
 from stepgame.errors import InputError, did_you_mean
+from stepgame.stories import is_text
 
 __all__ = ["Babi", "FileTask", "JsonLines"]
 
@@ -181,7 +182,7 @@ def _field(where: str, row: Mapping[str, Any], key: str, read: Callable[[Any], A
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value.strip() else None
+    return value if is_text(value) else None
 
 
 def _texts(value: Any) -> tuple[str, ...] | None:
@@ -196,10 +197,13 @@ def _answer(value: Any, options: Sequence[str]) -> str | None:
 
 
 def _story(value: Any) -> tuple[str, ...] | None:
-    if isinstance(value, str):
+    if _maybe_blank(value):
         return tuple(filter(None, _SENTENCE_END.split(value.strip())))
-    good = isinstance(value, list) and all(isinstance(each, str) for each in value)
-    return tuple(value) if good else None
+    return tuple(value) if isinstance(value, list) and all(map(_maybe_blank, value)) else None
+
+
+def _maybe_blank(value: Any) -> bool:
+    return is_text(value) or (isinstance(value, str) and not value.strip())
 
 
 def _whole(value: Any) -> int | None:
