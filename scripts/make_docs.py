@@ -56,7 +56,8 @@ def _table(command: Any, name: str) -> Iterator[str]:
     for each in parameters:
         argument = each.param_type_name == "argument"
         variable = "" if argument else f"`{each.envvar or 'STEPGAME_' + each.name.upper()}`"
-        yield f"| {_names(each)} | {_cell((each.help or '') + _default(each))} | {variable} |"
+        needed = " (required)" if each.required and not argument else ""
+        yield f"| {_names(each)} | {_cell((each.help or '') + _default(each) + needed)} | {variable} |"
     yield ""
 
 

@@ -54,13 +54,13 @@ def blocks(document: str) -> Iterator[Block]:
 
 
 def smaller(words: list[str]) -> list[str]:
-    """Ask two stories of at most three k, whatever the document says."""
+    """Ask one story of each of two k, whatever the document says."""
     made = list(words)
     for place, word in enumerate(words[:-1]):
         if word == "--per-hop":
-            made[place + 1] = "9" if "--balance" in words else "2"
+            made[place + 1] = "9" if "--balance" in words else "1"
         elif word == "--hops":
-            made[place + 1] = re.sub(r"^1-\d+$", "1-3", words[place + 1])
+            made[place + 1] = re.sub(r"^1-\d+$", "1-2", words[place + 1])
     return made
 
 
@@ -117,7 +117,7 @@ def test_every_verb_is_told_of_and_the_reference_is_fresh() -> None:
     told = "\n".join(
         (ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS if "commands" not in document
     )
-    assert not [verb for verb in VERBS if f"stepgame {verb}" not in told]
+    assert not [verb for verb in VERBS if f"stepgame {verb}" not in told and f"make {verb}" not in told]
     check = [sys.executable, str(ROOT / "scripts" / "make_docs.py"), "--check"]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
