@@ -147,13 +147,13 @@ def _told(line: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     """Yield what a sample holds for people: the prompt, the reply or the options' scores, and an error."""
     prompt = line.get("prompt", line.get("messages"))
     yield "prompt", prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False, indent=1)
-    if "raw" in line:
-        raw = line["raw"]
-        texts = [raw] if isinstance(raw, str) else list(raw or ())
-        for place, each in enumerate(texts, 1):
-            yield ("reply" if len(texts) == 1 else f"reply {place}"), each
-    elif line.get("logprobs"):
-        scored = sorted(zip(line["logprobs"], line.get("options", ()), strict=False), reverse=True)
+    # A line that was changed by hand may hold anything; what is not as the harness writes it is left out.
+    raw, options, scores = line.get("raw"), line.get("options"), line.get("logprobs")
+    texts = [raw] if isinstance(raw, str) else raw if isinstance(raw, list) else []
+    for place, each in enumerate(texts, 1):
+        yield ("reply" if len(texts) == 1 else f"reply {place}"), each
+    if isinstance(scores, list) and isinstance(options, list) and all(isinstance(each, float | int) for each in scores):
+        scored = sorted(zip(scores, map(str, options), strict=False), reverse=True)
         yield "log-likelihood of each option", "\n".join(f"{value:9.3f}  {option}" for value, option in scored)
     if line.get("error") is not None:
         yield "error", line["error"]

@@ -184,14 +184,14 @@ def _asked(subjects: Sequence[_Subject]) -> Iterator[str]:
             "sampling",
             "hardware",
         )
-        versions = " ".join(f"{name} {version}" for name, version in each.run.manifest.get("versions", {}).items())
-        yield settings_list({name: each.row[name] for name in wanted if each.row[name]} | {"versions": versions})
+        facts: dict[str, Any] = {name: each.row[name] for name in wanted if each.row[name]}
+        yield settings_list(facts | {"versions": each.run.manifest.get("versions")})
         yield "</details>"
 
 
 def _results(subjects: Sequence[_Subject]) -> Iterator[str]:
     for place, group in enumerate(_groups(subjects)):
-        chances = {(each.run.results or {}).get("chance") for each in group}
+        chances = {_chance(each) for each in group}
         chance = chances.pop() if len(chances) == 1 else None
         curves = [Series(each.name, points_of(each.row)) for each in group]
         yield accuracy_figure(f"r-{place}", _heading(group[0].row), "bars are 95 % Wilson intervals", curves, chance)
@@ -270,19 +270,28 @@ def _p(value: float) -> str:
     return "&lt; 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def _chance(subject: _Subject) -> float:
+    """Return the accuracy of guessing that a run's results state.
+
+    Raises:
+        InputError: if they state none.
+    """
+    found = (subject.run.results or {}).get("chance")
+    if not isinstance(found, float) or not 0 <= found < 1:
+        raise InputError(f"{subject.run.path / 'results.json'}: chance is {found!r}; run: stepgame rescore")
+    return found
+
+
 def _decay(subjects: Sequence[_Subject]) -> str:
     from harness.decay import fit_decay
 
     lines = []
     for each in subjects:
-        results = each.run.results or {}
-        rows = results["by_k"]
-        fit = fit_decay(
-            [row["k"] for row in rows],
-            [row["correct"] for row in rows],
-            [row["n"] - row["errors"] for row in rows],
-            results["chance"],
-        )
+        # From the row, whose figures have been read already: a published accuracy is a whole number of answers.
+        points = points_of(each.row)
+        counts = [point.n or 0 for point in points]
+        right = [round(point.accuracy * n) for point, n in zip(points, counts, strict=True)]
+        fit = fit_decay([point.k for point in points], right, counts, _chance(each))
         if fit.reliability is None or fit.reliability_low is None or fit.reliability_high is None:
             lines.append([text(each.name), "", "", "", text(fit.reason)])
             continue

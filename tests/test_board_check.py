@@ -10,14 +10,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness import evaluate
+from harness.stats import chance_centred, wilson
 from harness.tasks import make_task
 from leaderboards import publish
 from leaderboards.check import check_board, check_published
 from leaderboards.data import name_of, published_data, story_sets
 from leaderboards.published import CONFIDENCE, PUBLISHED_COLUMNS, published_header, read_published
 from leaderboards.rankings import measured_rankings, noise_pairs, published_rankings
+from leaderboards.rules import row_faults
 from leaderboards.schema import header
 from leaderboards.verify import verify
 from stepgame.cli import main
@@ -89,6 +93,26 @@ FAULTS = {
 }
 
 
+GOOD = {
+    "model": "m",
+    "backend": "hf",
+    "task": "stepgame",
+    "data_sha256": "0" * 64,
+    "prompt": "p@1",
+    "prompt_sha256": "0" * 64,
+    "score": "choice",
+    "errors": "0",
+    "seconds": "1.000",
+    "version": "0.1.0",
+    "commit": "0" * 40,
+    "dirty": "no",
+    "date": "2026-01-31T12:00:00+00:00",
+    "command": "stepgame run",
+    "samples_sha256": "0" * 64,
+    "schema": "2",
+}
+
+
 @pytest.mark.parametrize("column", FAULTS)
 def test_every_rule_is_held(made: Path, tmp_path: Path, column: str) -> None:
     value, reason = FAULTS[column]
@@ -98,6 +122,19 @@ def test_every_rule_is_held(made: Path, tmp_path: Path, column: str) -> None:
     assert reason in said(bad)
     with pytest.raises(InputError, match="line 2"):
         publish([made / "random"], bad, replace=True, allow_dirty=True)
+
+
+@given(st.integers(1, 200_000), st.floats(0, 1))
+def test_no_true_row_is_refused(n: int, share: float) -> None:
+    """Rounding to four decimals never makes a row of real counts look wrong, however large n is."""
+    correct = round(share * n)
+    low, high = wilson(correct, n)
+    mean = f"{correct / n:.4f}"
+    cells = dict.fromkeys(header([]), "") | GOOD
+    cells |= {"n": str(n), "n_k1": str(n), "acc_k1": mean, "low_k1": f"{low:.4f}", "high_k1": f"{high:.4f}"}
+    cells |= {"mean": mean, "chance_centred": f"{chance_centred(correct / n, 1 / 9):.4f}", "hops": "1"}
+    cells |= {"opposite": "0", "one_axis": str(n - correct), "both_axes": "0", "unparsed": "0"}
+    assert row_faults(cells) == []
 
 
 def test_a_name_of_stories_is_bound_to_their_hash(made: Path, tmp_path: Path) -> None:
