@@ -22,6 +22,8 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/check_tree.py
+	$(BIN)/python scripts/make_docs.py --check
+	$(BIN)/stepgame board check
 
 fix: setup
 	$(BIN)/ruff check --fix .

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepgame.errors import require
+from harness.progress import say
+from stepgame.errors import MissingExtraError, require
 from stepgame.files import atomic_path, write_text
 
 __all__ = ["COLUMNS", "write_curves"]
 
-COLUMNS = ("step", "epoch", "loss", "eval_loss", "eval_accuracy", "learning_rate", "grad_norm")
+COLUMNS = ("step", "epoch", "loss", "eval_loss", "eval_train_loss", "eval_accuracy", "learning_rate", "grad_norm")
 
 
 def write_curves(folder: Path, log: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -30,7 +31,12 @@ def write_curves(folder: Path, log: Sequence[Mapping[str, Any]], title: str) -> 
     writer.writerow(COLUMNS)
     writer.writerows(rows)
     write_text(folder / "curve.csv", text.getvalue())
-    matplotlib: Any = require("matplotlib", "report", "the loss curve's picture")
+    try:
+        matplotlib: Any = require("matplotlib", "report", "the loss curve's picture")
+    except MissingExtraError as error:
+        # What was trained is worth more than its picture.
+        say(str(error))
+        return
     matplotlib.use("agg")
     _draw(folder / "curve.png", log, title)
 
@@ -38,7 +44,11 @@ def write_curves(folder: Path, log: Sequence[Mapping[str, Any]], title: str) -> 
 def _draw(path: Path, log: Sequence[Mapping[str, Any]], title: str) -> None:
     pyplot: Any = require("matplotlib.pyplot", "report", "the loss curve's picture")
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    for key, label, style in (("loss", "training loss", "-"), ("eval_loss", "validation loss over answers", "o-")):
+    for key, label, style in (
+        ("loss", "training loss", "-"),
+        ("eval_loss", "validation loss over answers", "o-"),
+        ("eval_train_loss", "training examples' loss over answers", ".--"),
+    ):
         points = [(entry["step"], entry[key]) for entry in log if key in entry]
         if points:
             axes.plot(*zip(*points, strict=True), style, markersize=4, label=label)

@@ -35,7 +35,11 @@ class TrainSettings:
     device: str = field(default="auto", metadata=flag(_MODEL, "auto, cpu or cuda.", str))
     data: Any = field(
         default="stepgame",
-        metadata=flag(_DATA, "stepgame, a file of stories, or JSON lines of prompt and answer or messages.", str),
+        metadata=flag(
+            _DATA,
+            "stepgame, a file of stories, JSON lines of prompt and answer or of messages, or hf-dataset:ID[@REVISION].",
+            str,
+        ),
     )
     hops: int | str | Iterable[int] = field(default="1-5", metadata=flag(_DATA, "Chain lengths of the stories.", str))
     n: int | None = field(
@@ -55,11 +59,29 @@ class TrainSettings:
     validation: int = field(
         default=20, metadata=flag(_DATA, "Stories of each length, or lines of a file, kept for validation.", int)
     )
+    skip_bad: bool = field(
+        default=False,
+        metadata=flag(
+            _DATA,
+            "Leave out conversations that cannot be read, and say how many, instead of stopping.",
+            bool,
+            "--skip-bad",
+        ),
+    )
+    max_tokens: int | None = field(
+        default=None,
+        metadata=flag(
+            _DATA,
+            "Longest example in tokens; the end of longer ones is cut off. [default: as many as the model has "
+            "positions, and longer ones are an error]",
+            int | None,
+        ),
+    )
     steps: int | None = field(
         default=None, metadata=flag(_OPT, "Optimiser steps. [default: as --epochs says]", int | None)
     )
     epochs: float = field(default=1.0, metadata=flag(_OPT, "Passes over the examples.", float))
-    batch: int = field(default=16, metadata=flag(_OPT, "Examples of one step, on each device.", int))
+    batch: int = field(default=8, metadata=flag(_OPT, "Examples of one step, on each device.", int))
     micro_tokens: int = field(
         default=4096,
         metadata=flag(_OPT, "Most padded tokens that go through the model at once; the batch is cut up by it.", int),
@@ -77,20 +99,30 @@ class TrainSettings:
     )
     seed: int = field(default=0, metadata=flag(_OPT, "Of the stories, the order and what starts at random.", int))
     eval_every: int | None = field(
-        default=None, metadata=flag(_RUN, "Steps between validations. [default: a tenth of all]", int | None)
+        default=None, metadata=flag(_RUN, "Steps between validations. [default: a fifth of all]", int | None)
     )
     log_every: int | None = field(
         default=None,
         metadata=flag(_RUN, "Steps between points of the loss curve. [default: a fiftieth of all]", int | None),
     )
-    out: str | Path = field(metadata=flag(_RUN, "Folder of the adapter to write.", Path))
+    out: str | Path | None = field(
+        default=None, metadata=flag(_RUN, "Folder of the adapter to write. [default: none; required]", Path | None)
+    )
     overwrite: bool = field(
         default=False, metadata=flag(_RUN, "Put this adapter in the place of the one there.", bool, "--overwrite")
     )
     resume: bool = field(default=False, metadata=flag(_RUN, "Go on from the last checkpoint there.", bool, "--resume"))
 
     def __post_init__(self) -> None:
-        least: dict[str, float] = {"n": 1, "validation": 0, "steps": 1, "batch": 1, "micro_tokens": 1, "log_every": 1}
+        least: dict[str, float] = {
+            "n": 1,
+            "validation": 0,
+            "steps": 1,
+            "batch": 1,
+            "micro_tokens": 1,
+            "log_every": 1,
+            "max_tokens": 2,
+        }
         for name, bound in {**least, "eval_every": 1, "warmup": 0, "weight_decay": 0, "clip": 0}.items():
             value = getattr(self, name)
             if value is not None and not bound <= value < math.inf:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from harness.pairing import Sample, read_samples, setting
-from harness.record import MANIFEST, Run
+from harness.record import MANIFEST, Run, read_json
 from harness.run import perform
 from harness.settings import RunSettings, Settings
 from harness.stats import mcnemar, wilson
@@ -26,7 +26,7 @@ from harness.variants import ORIGINAL, VARIANTS, StepGameVariant, expected_answe
 from stepgame.errors import InputError, unknown_name
 from stepgame.files import write_text
 
-__all__ = ["FORMAT", "PROBE", "Consistency", "ProbeReport", "Rate", "measure", "perform_probe", "probe"]
+__all__ = ["FORMAT", "PROBE", "Consistency", "ProbeReport", "Rate", "measure", "perform_probe", "probe", "read_probe"]
 
 FORMAT = 1
 """Version of what ``probe.json`` holds."""
@@ -173,6 +173,21 @@ def perform_probe(settings: RunSettings, variants: Sequence[str], command: Seque
     report = ProbeReport(folder, str(setting(original, "model.spec")), settings.seed, results)
     write_text(folder / PROBE, json.dumps(report.record(), ensure_ascii=False, indent=2) + "\n")
     return report
+
+
+def read_probe(folder: Path) -> dict[str, Any]:
+    """Read what probing a model showed, as `ProbeReport.record` gives it.
+
+    Args:
+        folder: what `probe` wrote.
+
+    Raises:
+        InputError: if there is no report in it, or one of another version.
+    """
+    record = read_json(folder / PROBE)
+    if record.get("format") != FORMAT:
+        raise InputError(f"{folder / PROBE}: format {record.get('format')!r}; this version reads format {FORMAT}")
+    return record
 
 
 def measure(original: Run, varied: Run, variant: str) -> Consistency:

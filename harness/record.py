@@ -27,7 +27,7 @@ from stepgame.files import atomic_path, write_text
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMAT", "MANIFEST", "RESULTS", "SAMPLES", "Run", "RunFolder", "load_run"]
+__all__ = ["FORMAT", "MANIFEST", "RESULTS", "SAMPLES", "Run", "RunFolder", "load_run", "read_json"]
 
 FORMAT = 1
 """Version of the run folder's layout; raised when a reader of the old one would misread the new one."""
@@ -114,10 +114,10 @@ def load_run(path: str | Path) -> Run:
     folder = Path(path)
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{path} is no run folder: it has no {MANIFEST}; expected what `stepgame run --out` writes")
-    manifest = _read_json(folder / MANIFEST)
+    manifest = read_json(folder / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise InputError(f"{folder / MANIFEST}: format {manifest.get('format')!r}; this version reads format {FORMAT}")
-    results = _read_json(folder / RESULTS) if (folder / RESULTS).is_file() else None
+    results = read_json(folder / RESULTS) if (folder / RESULTS).is_file() else None
     return Run(folder, manifest, results)
 
 
@@ -256,7 +256,12 @@ def _pretty(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: if the file holds something else.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from leaderboards.rules import row_faults
 from leaderboards.schema import IDENTITY, SCHEMA, header, hops_of_header, row_of
 from stepgame.errors import InputError
 from stepgame.files import atomic_path
@@ -29,7 +30,7 @@ from stepgame.files import atomic_path
 if TYPE_CHECKING:
     from harness import Run
 
-__all__ = ["Board", "Published", "Row", "check_publishable", "publish"]
+__all__ = ["Board", "Published", "Row", "check_publishable", "publish", "sha256_of"]
 
 LOCK_SECONDS = 60.0
 """How long a writer waits for another one; publishing takes well under a second."""
@@ -92,11 +93,12 @@ class Board:
     head: str = ""
 
     @classmethod
-    def read(cls, path: str | Path) -> Board:
+    def read(cls, path: str | Path, *, strict: bool = True) -> Board:
         """Read a board; a file that does not exist or is empty is a board without rows.
 
         Args:
             path: the CSV file.
+            strict: refuse rows that `leaderboards.rules` finds fault with; `faults` lists them otherwise.
 
         Raises:
             InputError: if it is not a board of this schema, with the line and what was expected there.
@@ -118,18 +120,20 @@ class Board:
         board = cls(path, hops, head=head)
         for line, raw, cells in records:
             board.rows.append(_check_row(path, line, raw, names, cells))
-        board._refuse_doubles()
+        if strict:
+            for found, fault in board.faults():
+                raise InputError(f"{path}, line {found}: {fault}")
         return board
 
-    def _refuse_doubles(self) -> None:
+    def faults(self) -> Iterator[tuple[int, str]]:
+        """Yield what is wrong with the rows, as (line, what)."""
         seen: dict[tuple[str, ...], int] = {}
         for position, row in enumerate(self.rows):
-            first = seen.setdefault(row.identity, position)
-            if first != position:
-                raise InputError(
-                    f"{self.path}: lines {self.line(first)} and {self.line(position)} hold the same "
-                    f"measurement ({row}); delete one of them"
-                )
+            line = self.line(position)
+            yield from ((line, fault) for fault in row_faults(row.cells))
+            first = seen.setdefault(row.identity, line)
+            if first != line:
+                yield line, f"holds the same measurement as line {first} ({row}); delete one of them"
 
     def line(self, position: int) -> int:
         """Return the line, counted from 1, on which the row at ``position`` begins."""
@@ -238,10 +242,7 @@ def _check_header(path: Path, names: list[str]) -> tuple[int, ...]:
 def _check_row(path: Path, line: int, raw: str, names: list[str], cells: list[str]) -> Row:
     if len(cells) != len(names):
         raise InputError(f"{path}, line {line}: {len(cells)} cells; the header has {len(names)} columns")
-    by_name = dict(zip(names, cells, strict=True))
-    if by_name["schema"] != str(SCHEMA):
-        raise InputError(f"{path}, line {line}: schema is {by_name['schema']!r}; this version writes schema {SCHEMA}")
-    return Row(by_name, raw)
+    return Row(dict(zip(names, cells, strict=True)), raw)
 
 
 def _try_lock(lock: Path) -> int | None:
@@ -285,7 +286,12 @@ def _locked(board: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a run's file.
+
+    Raises:
+        InputError: if there is no such file.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -332,15 +338,15 @@ def check_publishable(run: Run, *, allow_dirty: bool = False) -> dict[str, str]:
             f"{run.path}: {results['errors']} stories ended in an error and were not answered; "
             f"run: stepgame resume {where}"
         )
+    samples = run.path / "samples.jsonl"
+    if sha256_of(samples) != results.get("samples_sha256"):
+        raise InputError(f"{samples} changed after the results were computed; run: stepgame rescore {where}")
     cells = row_of(run)
     if results["n"] != results.get("n_expected"):
         raise InputError(
             f"{run.path}: {results['n']} of {results.get('n_expected')} stories were asked; "
             f"run: stepgame resume {where}"
         )
-    samples = run.path / "samples.jsonl"
-    if _sha256(samples) != results["samples_sha256"]:
-        raise InputError(f"{samples} changed after the results were computed; run: stepgame rescore {where}")
     if not _follows(run, results):
         raise InputError(f"{run.path / 'results.json'} is not what its samples give; run: stepgame rescore {where}")
     if cells["dirty"] == "yes" and not allow_dirty:
@@ -349,6 +355,8 @@ def check_publishable(run: Run, *, allow_dirty: bool = False) -> dict[str, str]:
             f"{run.path}: the code that made this run {why}, so nobody could make it again; commit and run "
             "again, or publish it marked as dirty with --allow-dirty"
         )
+    for fault in row_faults(dict.fromkeys(header([]), "") | cells):
+        raise InputError(f"{run.path} makes no row that the board takes: {fault}")
     return cells
 
 

@@ -1,4 +1,4 @@
-"""The verbs ``publish`` and ``demo``."""
+"""The verbs ``report``, ``publish`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["demo", "publish"]
+__all__ = ["demo", "publish", "report"]
 
 
 def publish(
@@ -35,6 +35,28 @@ def publish(
             f"{verb} {done.board}, line {line}: {Row(cells)}: n {cells['n']}, k {cells['hops']}, "
             f"mean accuracy {cells['mean']}, unparsed {cells['unparsed']}{marked}"
         )
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs, or of probes.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="The file, ending in .html, or a folder for index.html.")] = Path(
+        "report.html"
+    ),
+    examples: Annotated[
+        int, typer.Option(help="Answers shown of each run: the first ones, and as many wrong ones.")
+    ] = 5,
+    plots: Annotated[bool, typer.Option(help="Write the plots as SVG and PNG too, beside the page.")] = True,
+) -> None:
+    """Write runs as one HTML file: results by k, paired comparisons, kinds of mistake, answers."""
+    from leaderboards.report import write_report
+
+    done = write_report(runs, out, examples=examples, plots=plots)
+    for path in (done.page, *done.plots):
+        typer.echo(f"written: {path}")
+    for note in done.notes:
+        typer.echo(f"left out: {note}")
 
 
 def demo(

@@ -7,7 +7,7 @@ bytes for the same runs.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,10 +17,11 @@ from stepgame.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from harness import Run
 
-__all__ = ["SUFFIXES", "plot_accuracy"]
+__all__ = ["SUFFIXES", "plot_accuracy", "plot_mistakes"]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 """The formats a plot can be written in, by the file's suffix."""
@@ -161,6 +162,66 @@ def _dress(axes: Axes, hops: Sequence[int]) -> None:
     axes.set_axisbelow(True)
 
 
+def _checked(out: str | Path) -> Path:
+    out = Path(out)
+    if out.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{out}: no plot can be written to it; expected a suffix of {', '.join(SUFFIXES)}")
+    return out
+
+
+def _save(figure: Figure, out: Path) -> None:
+    """Write a figure, without what would make the bytes differ from one time to the next."""
+    kind = out.suffix.lower().removeprefix(".")
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    with atomic_path(out) as part:
+        figure.savefig(part, format=kind, dpi=200, metadata=metadata)
+
+
+def plot_mistakes(named: Sequence[tuple[str, Mapping[str, int]]], out: str | Path) -> Path:
+    """Plot which share of each run's mistakes is of which kind, one bar a run.
+
+    Args:
+        named: the runs' names, and for each how many mistakes are of which kind; at least one run.
+        out: the file to write; its suffix, one of `SUFFIXES`, gives the format.
+
+    Returns:
+        ``out`` as a path.
+
+    Raises:
+        InputError: if the suffix is another.
+        MissingExtraError: if matplotlib is not installed.
+    """
+    out = _checked(out)
+    require("matplotlib", "report", "plots")
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9.0, 1.7 + 0.42 * len(named)), layout="constrained")
+        axes = figure.add_subplot()
+        wrong = [sum(counts.values()) for _, counts in named]
+        begins = [0.0] * len(named)
+        for place, kind in enumerate(named[0][1]):
+            shares = [counts[kind] / total if total else 0.0 for (_, counts), total in zip(named, wrong, strict=True)]
+            axes.barh(range(len(named)), shares, left=begins, color=_COLOURS[place], label=kind.replace("_", " "))
+            begins = [begin + share for begin, share in zip(begins, shares, strict=True)]
+        names = [f"{name} ({total:,})" for (name, _), total in zip(named, wrong, strict=True)]
+        axes.set_yticks(range(len(named)), [_wrapped(name, _LABEL_WIDTH, _LABEL_LINES) for name in names])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        axes.set_title(
+            "Kinds of mistake, in shares of each run's mistakes (their number in brackets)",
+            loc="left",
+            fontsize=13,
+            fontweight="bold",
+        )
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+        _save(figure, out)
+    return out
+
+
 def plot_accuracy(runs: Sequence[Run], out: str | Path, *, title: str | None = None) -> Path:
     """Plot accuracy over k with 95 % intervals and the chance line, one series a run.
 
@@ -179,9 +240,7 @@ def plot_accuracy(runs: Sequence[Run], out: str | Path, *, title: str | None = N
         InputError: if there are no runs, one is unfinished, or the suffix is another.
         MissingExtraError: if matplotlib is not installed.
     """
-    out = Path(out)
-    if out.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{out}: no plot can be written to it; expected a suffix of {', '.join(SUFFIXES)}")
+    out = _checked(out)
     if not runs:
         raise InputError("there is no run to plot; expected at least one")
     rows = [row_of(run) for run in runs]
@@ -210,8 +269,5 @@ def plot_accuracy(runs: Sequence[Run], out: str | Path, *, title: str | None = N
         legend = axes.legend(handles, ["-"] * len(handles), loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
         for text, label in zip(legend.get_texts(), labels, strict=True):
             text.set_text(label)
-        kind = out.suffix.lower().removeprefix(".")
-        metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-        with atomic_path(out) as part:
-            figure.savefig(part, format=kind, dpi=200, metadata=metadata)
+        _save(figure, out)
     return out

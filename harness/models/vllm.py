@@ -150,14 +150,15 @@ class VLLMModel:
             table = token_table(source, request.revision)
             soft = EmbeddedPrompts.load(adapter, table, settings["dtype"])
             probe = EmbeddingProbe(table, settings["dtype"], len(tokenizer))
-        if digest is None:
-            digest = checkpoint_hash(source, request.revision)
-            if adapter is not None:
-                adapter.check_base(digest, request.spec)
         llm = _start(request, settings)
         engine = Engine(llm, None if adapter is None else lora_request(adapter))
         if probe is not None:
             probe.ask(engine)
+        if digest is None:
+            # A hub model's files are all here only now.
+            digest = checkpoint_hash(source, request.revision)
+            if adapter is not None:
+                adapter.check_base(digest, request.spec)
         config = llm.llm_engine.vllm_config
         identity = Identity(
             content_hash=digest,

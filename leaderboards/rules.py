@@ -1,0 +1,198 @@
+"""What a row must be to be believed: ranges, hashes, and figures that follow from one another.
+
+Every function returns what is wrong as sentences, and nothing for a row that is right; who calls it decides whether
+the first of them is an error or all of them are findings.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+
+from leaderboards.data import name_of, story_sets
+from leaderboards.schema import SCHEMA, hops_of_header, is_formula
+from stepgame.errors import InputError
+from stepgame.hops import parse_hops
+
+__all__ = ["DIGITS", "hash_faults", "interval_of", "k_faults", "row_faults", "text_faults"]
+
+DIGITS = 4
+"""Decimals of accuracies and of their intervals."""
+
+_HALF = 0.5 * 10**-DIGITS + 1e-9
+"""What rounding to so many decimals may take away."""
+
+_EXACT = 10_000
+"""Stories of one k up to which a rounded accuracy still says how many answers were right."""
+
+_REQUIRED = (
+    "model backend task hops data_sha256 prompt prompt_sha256 score n mean chance_centred errors unparsed seconds "
+    "version dirty date command samples_sha256"
+).split()
+_WORDS = {
+    "protocol": ("", "official", "exact"),
+    "noise": ("", "yes", "no"),
+    "score": ("choice", "generate"),
+    "dirty": ("yes", "no"),
+    "errors": ("0",),
+}
+_COUNTS = ("n", "unparsed", "opposite", "one_axis", "both_axes")
+_KINDS = ("opposite", "one_axis", "both_axes")
+_SHA256, _COMMIT = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_COUNT = re.compile(r"0|[1-9]\d{0,11}")
+_DECIMAL = re.compile(r"-?\d{1,12}\.\d+")
+_CHANCE = 1 / 9
+
+
+@cache
+def interval_of(correct: int, n: int) -> tuple[float, float]:
+    """Return the 95 % Wilson interval of a proportion, from `harness.stats`, which is loaded when first needed."""
+    from harness.stats import wilson
+
+    return tuple(wilson(correct, n))  # type: ignore[return-value]
+
+
+def text_faults(cells: Mapping[str, str]) -> Iterator[str]:
+    """Yield cells that a spreadsheet would execute or a terminal would act on; see `leaderboards.schema.cell`."""
+    for name, text in cells.items():
+        if is_formula(text):
+            yield f"{name} begins like a formula; a board's text begins with an apostrophe then"
+        elif not text.replace("\n", "").isprintable():
+            yield f"{name} holds characters that do not print; they are written as escapes such as \\u202e"
+
+
+def hash_faults(cells: Mapping[str, str]) -> Iterator[str]:
+    """Yield hashes and commits that are not of the form of one; empty ones pass."""
+    for name, text in cells.items():
+        if not text:
+            continue
+        if (name.endswith("_sha256") or name.endswith("_hash")) and not _SHA256.fullmatch(text):
+            yield f"{name} is {_short(text)}; expected 64 hexadecimal digits"
+        elif name == "commit" and not _COMMIT.fullmatch(text):
+            yield f"commit is {_short(text)}; expected the 40 hexadecimal digits of a git commit"
+
+
+def k_faults(cells: Mapping[str, str], k: int, *, counted: bool) -> Iterator[str]:
+    """Yield what is wrong with the four cells of one k.
+
+    Args:
+        cells: the row.
+        k: which.
+        counted: whether n must be known; published figures may lack it, and then have no interval.
+    """
+    n, acc, low, high = (cells.get(f"{name}_k{k}", "") for name in ("n", "acc", "low", "high"))
+    if not (n or acc or low or high):
+        return
+    accuracy = _fraction(acc)
+    if accuracy is None or not 0 <= accuracy <= 1:
+        yield f"acc_k{k} is {_short(acc)}; expected a fraction from 0 to 1 with {DIGITS} decimals, such as 0.4500"
+        return
+    if not n and not counted:
+        if low or high:
+            yield f"low_k{k} and high_k{k} are given without n_k{k}; an interval follows from both"
+        return
+    if not _COUNT.fullmatch(n) or n == "0":
+        yield f"n_k{k} is {_short(n)}; expected a whole number of at least 1"
+        return
+    correct = round(accuracy * int(n))
+    if abs(correct / int(n) - accuracy) > _HALF:
+        yield f"acc_k{k} is {acc}, which no number of right answers out of {n} gives"
+        return
+    wanted = interval_of(correct, int(n))
+    for name, text, bound in (("low", low, wanted[0]), ("high", high, wanted[1])):
+        found = _fraction(text)
+        # Of more stories the number of right answers is itself known up to rounding alone.
+        if found is None or abs(found - bound) > (_HALF if int(n) <= _EXACT else 2 * _HALF):
+            yield f"{name}_k{k} is {_short(text)}; the 95 % Wilson interval of {correct} of {n} has {bound:.{DIGITS}f}"
+
+
+def row_faults(cells: Mapping[str, str]) -> list[str]:
+    """Return everything that is wrong with one row of a board of our own.
+
+    Args:
+        cells: the row by column name, as it stands in the file.
+    """
+    faults = [*text_faults(cells), *hash_faults(cells)]
+    if cells["schema"] != str(SCHEMA):
+        return [f"schema is {cells['schema']!r}; this version writes schema {SCHEMA}"]
+    faults += [f"{name} is empty" for name in _REQUIRED if not cells[name]]
+    for name, known in _WORDS.items():
+        if cells[name] not in known and cells[name]:
+            faults.append(f"{name} is {_short(cells[name])}; expected {' or '.join(word for word in known if word)}")
+    for name in _COUNTS:
+        if cells[name] and not _COUNT.fullmatch(cells[name]):
+            faults.append(f"{name} is {_short(cells[name])}; expected a whole number of at least 0")
+    if not cells["commit"] and cells["dirty"] == "no":
+        faults.append("commit is empty though dirty says no")
+    for name in ("seconds", "mean", "chance_centred", "examples_per_second"):
+        if cells[name] and not _DECIMAL.fullmatch(cells[name]):
+            faults.append(f"{name} is {_short(cells[name])}; expected a decimal number")
+    faults += [*_date_faults(cells["date"]), *_data_faults(cells)]
+    hops = [k for k in hops_of_header(list(cells)) if any(cells.get(f"{c}_k{k}") for c in ("n", "acc", "low", "high"))]
+    broken = [fault for k in hops for fault in k_faults(cells, k, counted=True)]
+    # What the figures of all k give can only be said of a row whose parts are right.
+    return faults + (broken or ([] if faults else [*_sum_faults(cells, hops)]))
+
+
+def _sum_faults(cells: Mapping[str, str], hops: Sequence[int]) -> Iterator[str]:
+    """Yield totals that do not follow from the figures of single k."""
+    if not hops:
+        yield "no k has figures"
+        return
+    if 0 not in hops and list(parse_hops(cells["hops"])) != sorted(hops):
+        yield f"hops is {cells['hops']}, but the figures are of k {', '.join(map(str, hops))}"
+    counts = {k: int(cells[f"n_k{k}"]) for k in hops}
+    accuracies = {k: float(cells[f"acc_k{k}"]) for k in hops}
+    n, mean, centred = int(cells["n"]), float(cells["mean"]), float(cells["chance_centred"])
+    if sum(counts.values()) != n:
+        yield f"n is {n}, but the single k have {sum(counts.values())}"
+    slack = _HALF if max(counts.values()) <= _EXACT else 3 * _HALF
+    exact = math.fsum(round(accuracies[k] * counts[k]) / counts[k] for k in hops) / len(hops)
+    if abs(exact - mean) > slack:
+        yield f"mean is {mean}, but the single k give {exact:.{DIGITS}f}"
+    if cells["task"] == "stepgame" and abs((exact - _CHANCE) / (1 - _CHANCE) - centred) > slack:
+        yield f"chance_centred is {centred}; a mean of {exact:.{DIGITS}f} over nine labels gives another"
+    if any(cells[name] for name in _KINDS):
+        wrong = n - sum(round(accuracies[k] * counts[k]) for k in hops)
+        told = sum(int(cells[name] or 0) for name in (*_KINDS, "unparsed"))
+        if abs(wrong - told) > sum(int(n_k * _HALF) for n_k in counts.values()):
+            yield f"{wrong} answers are wrong, but kinds of mistake and unparsed add up to {told}"
+
+
+def _date_faults(text: str) -> Iterator[str]:
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.utcoffset() != datetime.timedelta(0):
+        yield f"date is {_short(text)}; expected ISO 8601 in UTC, such as 2026-01-31T12:00:00+00:00"
+
+
+def _data_faults(cells: Mapping[str, str]) -> Iterator[str]:
+    """Yield a name of stories that is not theirs."""
+    sets = story_sets()
+    name, sha256 = cells["data"], cells["data_sha256"]
+    if name and name not in sets:
+        yield f"data is {_short(name)}, which data.toml does not list; known: {', '.join(sets)}"
+        return
+    rightful = name_of(sha256)
+    if name != (rightful or ""):
+        yield f"data is {_short(name)}, but the stories of this data_sha256 are {rightful or 'without a name'}"
+    if cells["hops"]:
+        try:
+            parse_hops(cells["hops"])
+        except InputError as error:
+            if cells["hops"] != "0":
+                yield str(error)
+
+
+def _fraction(text: str) -> float | None:
+    """Read a figure with the board's number of decimals; None for anything else."""
+    return float(text) if re.fullmatch(rf"\d\.\d{{{DIGITS}}}", text) else None
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:37]}...")

@@ -1,0 +1,290 @@
+"""The site and the report: what they show, how they behave in a browser, and that no text of a run gets out."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from browser import Browser, chromium
+
+from harness import evaluate, load_run
+from harness.judge import summarise
+from harness.probes import probe
+from harness.record import RunFolder
+from harness.tasks import make_task
+from leaderboards import publish
+from leaderboards.markup import MAX_TEXT, block, text
+from leaderboards.page import MARKER, write_site
+from leaderboards.report import write_report
+from stepgame.cli import main
+from stepgame.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+PUBLISHED = ROOT / "leaderboards" / "published.csv"
+
+HOSTILE = [
+    "<script>document.title='broken'</script>",
+    "=cmd|' /C calc'!A0",
+    "../../etc/passwd",
+    "\u202egnp.exe\u202c",
+    '"><img src=x onerror=alert(1)>',
+    "</pre></title><svg/onload=alert(1)>",
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page") / "runs"
+    stories = {"hops": "1-4", "per_hop": 6}
+    for noise in (True, False):
+        for model in ("oracle", "random"):
+            evaluate(model, out=folder / f"{model}-{'noise' if noise else 'clean'}", noise=noise, **stories)
+    for number, name in enumerate(HOSTILE):
+        make_hostile(folder / "random-noise", folder / f"hostile-{number}", name)
+    return folder
+
+
+def make_hostile(source: Path, target: Path, name: str) -> None:
+    """Make a run whose every text is hostile, one answer a megabyte long, with results that follow from it."""
+    shutil.copytree(source, target)
+    manifest = json.loads((target / "manifest.json").read_text())
+    # Another prompt hash, so that the board takes each for a measurement of its own.
+    manifest["model"] |= {"spec": name, "backend": "openai", "content_hash": None}
+    manifest["command"] = ["stepgame", "run", "--model", name]
+    manifest["prompt"]["name"] = name
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    examples = make_task("stepgame", manifest["task"]["params"]).examples
+    lines = [json.loads(line) for line in (target / "samples.jsonl").read_text().splitlines()]
+    for line in lines:
+        for column in ("logprobs", "option_tokens", "prediction_normalised", "correct_normalised"):
+            del line[column]
+        line |= {"prompt": name, "raw": name, "finish": "stop", "prediction_strict": None, "correct_strict": False}
+    lines[0] |= {"raw": name + "A" * 1_000_000, "prediction": None, "correct": False}
+    (target / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with RunFolder(target) as record:
+        record.finish({**summarise(lines, examples), "seconds": 1.0, "examples_per_second": 24.0})
+
+
+@pytest.fixture(scope="module")
+def site(runs: Path) -> Path:
+    out = runs.parent / "site"
+    publish(sorted(runs.iterdir()), runs.parent / "board.csv", allow_dirty=True)
+    done = write_site(out, runs.parent / "board.csv", PUBLISHED, [runs], 3)
+    assert (done.rows, done.notes) == (10, [])
+    return out
+
+
+@pytest.fixture(scope="module")
+def report(runs: Path) -> Path:
+    probe("random", out=runs.parent / "probed", hops="1-2", per_hop=6, noise=True)
+    names = ("oracle-noise", "random-noise", "random-clean", "hostile-0", "hostile-3", "hostile-5", "../probed")
+    done = write_report([runs / name for name in names], runs.parent / "report.html", examples=3)
+    assert {path.suffix for path in done.plots} == {".svg", ".png"}
+    assert all(path.stat().st_size > 1000 for path in done.plots) and not done.notes
+    return done.page
+
+
+class Tags(html.parser.HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_every_page_holds_nothing_but_itself(site: Path, report: Path) -> None:
+    pages = [*site.rglob("*.html"), report]
+    assert len(pages) == 12
+    for page in pages:
+        tags = Tags(page).tags
+        names = [name for name, _ in tags]
+        assert names.count("script") == 1 and "img" not in names and "iframe" not in names, page
+        assert {name for name, attributes in tags if "src" in attributes} == set()
+        assert not [each for _, attributes in tags for each in attributes if each.startswith("on")]
+        links = {attributes.get("href") or "" for name, attributes in tags if name in ("a", "link")}
+        assert all(
+            re.match(r"(#|data:,|https://|runs/[0-9a-f]{16}(-\d+)?\.html|\.\./index\.html|\w+\.csv)", link)
+            for link in links
+        )
+        assert page.stat().st_size < 400_000, "a megabyte of answer makes no megabyte of page"
+        shown = page.read_text(encoding="utf-8")
+        assert ("\u202e" not in shown and "1,000,0" in shown) or "hostile" not in str(page)
+
+
+def test_names_lead_to_no_path_and_no_formula(site: Path, runs: Path) -> None:
+    files = sorted(path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file())
+    assert len(files) == 14 and files[0] == MARKER
+    assert all(re.fullmatch(r"runs/[0-9a-f]{16}(-\d+)?\.html", each) for each in files if each.startswith("runs/"))
+    assert (site / "stepgame.csv").read_bytes() == (runs.parent / "board.csv").read_bytes()
+    board = (site / "stepgame.csv").read_text()
+    assert "'=cmd|" in board and not re.search(r"(^|[,\n\"])[=@]", board)
+    assert "\u202e" not in board
+
+
+def test_text_is_text() -> None:
+    assert text("<b>&\"'") == "&lt;b&gt;&amp;&quot;&#x27;"
+    assert text("a\u202eb\x00\n") == "a\\u202eb\\x00\\n" and text(None) == ""
+    long = block("x" * 1_000_000)
+    assert len(long) < MAX_TEXT + 100 and "1,000,000 characters" in long
+    assert block("a\nb") == "<pre>a\nb</pre>"
+
+
+def test_the_front_page_in_a_browser(site: Path) -> None:
+    with chromium() as browser:
+        browser.look()
+        browser.open(site / "index.html")
+        assert browser.js("document.title") == "StepGame leaderboard"
+        check_sorting(browser)
+        check_filters(browser)
+        check_keyboard(browser)
+        assert browser.js("document.querySelectorAll('#board tbody th a').length") == 10
+        browser.look(390, 844, dark=True, phone=True)
+        assert browser.js("document.documentElement.scrollWidth") <= 390, "a phone scrolls the table, not the page"
+        assert browser.js("getComputedStyle(document.body).backgroundColor") == "rgb(22, 22, 26)"
+        check_quiet(browser, site)
+
+
+def check_sorting(browser: Browser) -> None:
+    column = "[...document.querySelectorAll('#board thead th')].findIndex(h => h.textContent === 'k 3')"
+    values = f"""[...document.querySelectorAll('#board tbody')].map(group =>
+        [...group.querySelectorAll('tr:not(.group)')].map(row => row.cells[{column}].dataset.v))"""
+    button = f"document.querySelectorAll('#board thead th')[{column}].querySelector('button').click()"
+    ranked = "[...document.querySelectorAll('#board tbody')].map(group => group.dataset.ranked === 'yes')"
+    before = browser.js(values)
+    for sign, state in ((-1, "descending"), (1, "ascending")):
+        browser.js(button)
+        groups = browser.js(values)
+        assert [sorted(group) for group in groups] == [sorted(group) for group in before], "rows stay in their ranking"
+        for group, fixed, first in zip(groups, browser.js(ranked), before, strict=True):
+            known = [float(each) for each in group if each]
+            assert known == sorted(known, key=lambda value: sign * value) if fixed else group == first
+            assert "" not in group[: len(known)] or not fixed, "empty cells stand last"
+        assert browser.js(f"document.querySelectorAll('#board thead th')[{column}].getAttribute('aria-sort')") == state
+
+
+def check_filters(browser: Browser) -> None:
+    shown = "[...document.querySelectorAll('#board tbody tr:not(.group)')].filter(row => row.offsetParent).length"
+    total = browser.js(shown)
+    assert browser.js("document.getElementById('count').textContent") == f"{total} of {total} rows"
+
+    def put(control: str, value: str) -> int:
+        browser.js(
+            f"(() => {{ const c = document.getElementById('{control}'); c.value = {json.dumps(value)};"
+            " c.dispatchEvent(new Event('input')); })()"
+        )
+        found: int = browser.js(shown)
+        return found
+
+    assert 0 < put("search", "gpt-4 chain corrected") < 10
+    assert put("search", "nobody asked this") == 0 and put("search", "") == total
+    assert put("origin", "measured") == 10
+    assert put("data", "corrected") == 0 and put("origin", "") > 10
+    assert put("data", "") == total
+    curves = "[...document.querySelectorAll('g.series')].filter(one => getComputedStyle(one).display !== 'none').length"
+    few = browser.js(curves)
+    browser.js("document.getElementById('unsure').click()")
+    assert browser.js(curves) > few, "unverified figures are plotted only on request"
+    browser.js("document.querySelector('.legend button').click()")
+    assert browser.js(
+        "document.getElementById(document.querySelector('.legend button').dataset.series).hasAttribute('hidden')"
+    )
+
+
+def check_keyboard(browser: Browser) -> None:
+    """Everything that can be pressed is reached by Tab, in the order of the page, and pressed by Enter."""
+    browser.js("document.activeElement.blur()")
+    seen = []
+    for _ in range(40):
+        browser.press("Tab")
+        seen.append(browser.js("document.activeElement.id || document.activeElement.textContent.slice(0, 20)"))
+    assert seen[0] == "Skip to the content"
+    assert [each for each in seen if each in ("search", "data", "origin", "unsure")] == [
+        "search",
+        "data",
+        "origin",
+        "unsure",
+    ]
+    assert "mean" in seen
+    browser.js("[...document.querySelectorAll('#board thead button')].find(b => b.textContent === 'mean').focus()")
+    browser.press("Enter")
+    assert browser.js("document.activeElement.closest('th').getAttribute('aria-sort')") == "descending"
+
+
+def check_quiet(browser: Browser, page: Path) -> None:
+    assert not browser.console
+    assert browser.requests and all(each.startswith((page.parent.as_uri(), "data:,")) for each in browser.requests)
+
+
+def test_hostile_pages_in_a_browser(site: Path, report: Path) -> None:
+    with chromium() as browser:
+        for page in [*sorted((site / "runs").iterdir()), report]:
+            browser.open(page)
+            browser.js("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+            assert browser.js("document.title") != "broken"
+            assert browser.js("document.images.length + document.querySelectorAll('[onload], [onerror]').length") == 0
+            assert browser.js("document.scripts.length") == 1
+        check_quiet(browser, site)
+
+
+def test_a_policy_stops_what_escaping_would_miss(site: Path, tmp_path: Path) -> None:
+    """The page as if escaping had failed: its script does not run, its picture is not asked for."""
+    page = tmp_path / "index.html"
+    inject = "<script>document.title='broken'</script><img src='http://127.0.0.1:9/x.png'>"
+    page.write_text((site / "index.html").read_text().replace("<main", inject + "<main"))
+    with chromium() as browser:
+        browser.open(page)
+        assert browser.js("document.title") == "StepGame leaderboard"
+        assert len(browser.console) >= 2, "the browser says that it refused both"
+
+
+def test_report_says_what_the_harness_says(report: Path, runs: Path) -> None:
+    shown = report.read_text()
+    for heading in ("What was run", "Results by k", "Paired comparisons", "Kinds of mistake", "Invariance", "Answers"):
+        assert f">{heading}</h2>" in shown
+    oracle = load_run(runs / "oracle-noise").results
+    assert oracle is not None and oracle["mean_accuracy"] == 1.0
+    assert "random-noise − oracle-noise" in shown and "they differ" in shown and "Noise sensitivity: random" in shown
+    assert "renamed" in shown and "shuffled" in shown
+
+
+def test_report_paths(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert write_report([runs / "oracle-noise"], tmp_path / "r", plots=False).page == tmp_path / "r" / "index.html"
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", str(runs / "oracle-noise"), "--out", str(tmp_path / "x.html")])
+    assert not stopped.value.code
+    names = sorted(path.name for path in tmp_path.glob("x*"))
+    assert names == ["x-accuracy.png", "x-accuracy.svg", "x.html"], "a run without mistakes has no plot of them"
+    (tmp_path / "file").touch()
+    for out, reason in ((tmp_path / "file", "expected a file that ends in .html"), (tmp_path / "r", "")):
+        if reason:
+            with pytest.raises(InputError, match=reason):
+                write_report([runs / "oracle-noise"], out, plots=False)
+    with pytest.raises(InputError, match="is no run folder"):
+        write_report([tmp_path / "r"], tmp_path / "y.html", plots=False)
+
+
+def test_same_rows_give_the_same_site(site: Path, runs: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        write_site(tmp_path / "again", runs.parent / "board.csv", PUBLISHED, [runs], 3)
+    for page in site.rglob("*.html"):
+        assert page.read_bytes() == (tmp_path / "again" / page.relative_to(site)).read_bytes()
+
+
+def test_site_replaces_sites_alone(site: Path, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept.txt").write_text("mine")
+    board = runs.parent / "board.csv"
+    with pytest.raises(InputError, match="holds something that is no site"):
+        write_site(tmp_path, board, PUBLISHED)
+    assert (tmp_path / "kept.txt").read_text() == "mine"
+    done = write_site(tmp_path / "site", board, PUBLISHED, [tmp_path])
+    assert done.notes == ["answers of 10 rows are not shown: no folder of their run was found; name it by --runs"]
+    with pytest.raises(InputError, match="is no folder"):
+        write_site(tmp_path / "other", board, PUBLISHED, [tmp_path / "none"])
