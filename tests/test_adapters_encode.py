@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -86,7 +87,7 @@ TEMPLATES = {
 
 
 def encoder(template: str | None) -> Encoder:
-    words = tokenizer()
+    words = copy.deepcopy(tokenizer())
     if template is not None:
         words.chat_template = template or None
     return Encoder(words)
