@@ -59,7 +59,7 @@ class TrainSettings:
         default=None, metadata=flag(_OPT, "Optimiser steps. [default: as --epochs says]", int | None)
     )
     epochs: float = field(default=1.0, metadata=flag(_OPT, "Passes over the examples.", float))
-    batch: int = field(default=16, metadata=flag(_OPT, "Examples of one step, on each device.", int))
+    batch: int = field(default=8, metadata=flag(_OPT, "Examples of one step, on each device.", int))
     micro_tokens: int = field(
         default=4096,
         metadata=flag(_OPT, "Most padded tokens that go through the model at once; the batch is cut up by it.", int),
@@ -77,7 +77,7 @@ class TrainSettings:
     )
     seed: int = field(default=0, metadata=flag(_OPT, "Of the stories, the order and what starts at random.", int))
     eval_every: int | None = field(
-        default=None, metadata=flag(_RUN, "Steps between validations. [default: a tenth of all]", int | None)
+        default=None, metadata=flag(_RUN, "Steps between validations. [default: a fifth of all]", int | None)
     )
     log_every: int | None = field(
         default=None,

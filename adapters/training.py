@@ -286,7 +286,7 @@ def _arguments(
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     a_pass = -(-count // (settings.batch * processes))
     steps = settings.steps or max(1, round(settings.epochs * a_pass))
-    every = settings.eval_every or max(1, steps // 10)
+    every = settings.eval_every or max(1, steps // 5)
     full = method.kind == "weights"
     return TrainingArguments(
         output_dir=str(training / CHECKPOINTS),

@@ -82,8 +82,9 @@ class FaultServer(ThreadingHTTPServer):
         listing: int = 200,
         least_tokens: int = 0,
         retry_after: str = "7",
+        port: int = 0,
     ) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler)
         self.rate, self.faults, self.seed, self.permanent = rate, faults, seed, permanent
         self.echo, self.listing, self.least_tokens, self.retry_after = echo, listing, least_tokens, retry_after
         self.attempts: Counter[str] = Counter()

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -375,6 +375,28 @@ def test_no_server() -> None:
     url = f"http://127.0.0.1:{free_port()}/v1"
     with pytest.raises(InputError, match=r"cannot connect.*1 attempt"):
         OpenAIModel(NAME, Settings(base_url=url, policy=RetryPolicy()))
+
+
+def test_a_server_that_comes_up_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    port, told = free_port(), list[str]()
+    with ExitStack() as stack:
+
+        def start(message: str) -> None:
+            told.append(message)
+            stack.enter_context(serving(port=port))
+
+        # What the user reads is the sign that nobody was there at the first attempt.
+        monkeypatch.setattr("harness.models.openai.say", start)
+        model = stack.enter_context(asking(f"http://127.0.0.1:{port}/v1", wait=60.0))
+        assert all(isinstance(reply, tuple) for reply in ask_all(model, prompts(3), Sampling()))
+    assert told == [f"waiting up to 60 s for a server at http://127.0.0.1:{port}/v1; --model-arg wait=0 does not"]
+
+
+def test_only_a_server_of_this_machine_is_waited_for_unless_asked() -> None:
+    assert Settings.parse({"base_url": "http://localhost:1/v1"}).wait == 180
+    assert Settings.parse({"base_url": "http://localhost:1/v1", "wait": "0"}).wait == 0
+    assert Settings.parse({"base_url": "http://host/v1"}).wait == 0
+    assert Settings.parse({"base_url": "http://host/v1", "wait": "9"}).wait == 9
 
 
 def test_a_server_that_goes_away_costs_errors_and_not_hours() -> None:

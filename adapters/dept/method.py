@@ -31,11 +31,12 @@ class SoftPromptMethod(Method):
     def check(self, base: BaseModel) -> None:
         """Check that rows and offsets fit into the model's positions."""
         config, positions = self.config, base.positions
-        reach = config.max_length if config.offset == "position" and config.rank else 1
-        if positions is not None and config.prompt_length + reach > positions:
+        by_position = config.offset == "position" and config.rank > 0
+        if positions is not None and config.prompt_length + (config.max_length if by_position else 1) > positions:
+            reach = f" and --max-length {config.max_length} are together" if by_position else " is"
             raise InputError(
-                f"--prompt-length {config.prompt_length} and --max-length {config.max_length} are together more than "
-                f"the {positions} positions of {base.spec!r}; lower one"
+                f"--prompt-length {config.prompt_length}{reach} more than the {positions} positions of {base.spec!r} "
+                "leave room for; lower it"
             )
 
     def build(self, base: BaseModel, model: Any, tokenizer: Any, seed: int) -> nn.Module:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -47,6 +48,7 @@ from harness.models.openai_replies import (
     parse_object,
     plain_completion,
 )
+from harness.progress import say
 from harness.task import Example
 from stepgame.errors import InputError, did_you_mean, require, unknown_name
 
@@ -63,6 +65,10 @@ BATCH = 64
 OFFICIAL = "https://api.openai.com/v1"
 KEY, URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 CONNECT_TIMEOUT = 10.0
+LOCAL_WAIT = 180.0
+"""Seconds that a server on this machine gets to come up, unless ``wait`` says otherwise."""
+POLL_SECONDS = 0.5
+_LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 
 _RETRIED = frozenset((408, 409, 429))
 """Client errors that pass by themselves: a time-out, a conflict, too many requests; those above 499 all may."""
@@ -86,6 +92,7 @@ class Settings:
         extra_body: members to add to every question's body, for servers with parameters of their own; null leaves out
             a sampling parameter that a server does not take.
         policy: when a question is asked again.
+        wait: seconds to wait at loading for a server that takes no connections yet; 0 gives up at once.
     """
 
     base_url: str | None = None
@@ -94,6 +101,7 @@ class Settings:
     timeout: float = 300.0
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     policy: RetryPolicy = field(default_factory=RetryPolicy)
+    wait: float = 0.0
 
     @classmethod
     def parse(cls, args: Mapping[str, str]) -> Self:
@@ -102,7 +110,7 @@ class Settings:
         Raises:
             InputError: if a key is unknown or a value is not what it should be.
         """
-        known = ("base_url", "api", "concurrency", "timeout", "extra_body", "max_retries", "backoff")
+        known = ("base_url", "api", "concurrency", "timeout", "extra_body", "max_retries", "backoff", "wait")
         for key in args:
             if key not in known:
                 raise unknown_name("setting of the openai backend", key, known)
@@ -114,13 +122,17 @@ class Settings:
             max_retries=int(_number(args, "max_retries", usual.max_retries, least=0, whole=True)),
             backoff=_number(args, "backoff", usual.backoff, least=0),
         )
+        url = _checked_url(args["base_url"]) if "base_url" in args else None
+        # A server on this machine was often started a moment ago, and reads its weights first.
+        here = url is not None and urlsplit(url).hostname in _LOOPBACK
         return cls(
-            base_url=_checked_url(args["base_url"]) if "base_url" in args else None,
+            base_url=url,
             api="chat" if api == "chat" else "completions",
             concurrency=int(_number(args, "concurrency", 16, least=1, whole=True)),
             timeout=_number(args, "timeout", 300.0, least=0.001),
             extra_body=_extra_body(args.get("extra_body", "{}")),
             policy=policy,
+            wait=_number(args, "wait", LOCAL_WAIT if here else 0.0, least=0),
         )
 
 
@@ -145,7 +157,7 @@ class OpenAIModel:
         key: the API key; None for servers that need none.
 
     Raises:
-        InputError: if the server cannot be reached, refuses the key, or does not have the model.
+        InputError: if the server cannot be reached in time, refuses the key, or does not have the model.
     """
 
     def __init__(self, name: str, settings: Settings, key: str | None = None) -> None:
@@ -380,7 +392,15 @@ class OpenAIModel:
 
     def _find_card(self) -> Json | None:
         """Return what the server says of the model; None if it does not list it and answers all the same."""
-        (found,) = self._pool.run([_Question("models")])
+        end, told = time.monotonic() + self._settings.wait, False
+        while True:
+            (found,) = self._pool.run([_Question("models")])
+            if self._pool.reached or time.monotonic() >= end:
+                break
+            if not told:
+                say(f"waiting up to {self._settings.wait:g} s for a server at {self._url}; --model-arg wait=0 does not")
+                told = True
+            time.sleep(POLL_SECONDS)
         if isinstance(found, Failure):
             raise InputError(f"cannot use the server at {self._url}: {found.error}")
         if isinstance(found, dict):

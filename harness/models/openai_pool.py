@@ -185,6 +185,11 @@ class Pool(Generic[Question, Reply]):
         thread.start()
         self._finalizer = weakref.finalize(self, _shut, self._loop, thread, close)
 
+    @property
+    def reached(self) -> bool:
+        """Whether a connection came about, as far as is known by now."""
+        return self._reached
+
     def run(self, now: Sequence[Question], ahead: Sequence[Question] = ()) -> list[Reply | Failure]:
         """Ask some questions and wait for all replies.
 
