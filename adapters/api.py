@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from adapters.method import Method
 from adapters.methods import make_method
 from adapters.settings import TrainSettings
 from harness.models.adapters import Adapter, read_adapter
 from harness.threads import wait_without_spinning
 from stepgame.errors import require
 
-__all__ = ["load", "train"]
+__all__ = ["load", "split_settings", "train"]
 
 
 def train(
-    method: str, *, model: str, out: str | Path, command: Sequence[str] | None = None, **settings: Any
+    method: str, *, model: str, out: str | Path | None = None, command: Sequence[str] | None = None, **settings: Any
 ) -> Adapter:
     """Train a model by a method, and write the adapter.
 
@@ -37,11 +38,7 @@ def train(
         InputError: if anything about the request is wrong.
         adapters.trainer.TrainingStoppedError: if the loss is no longer finite.
     """
-    shared = {each.name for each in fields(TrainSettings)}
-    common = {key: value for key, value in settings.items() if key in shared}
-    own = {key: value for key, value in settings.items() if key not in shared}
-    given = TrainSettings(model=model, out=out, **common)
-    made = make_method(method, own)
+    made, given = split_settings(method, {"model": model, "out": out, **settings})
     wait_without_spinning()
     for library in ("torch", "transformers", "accelerate"):
         require(library, "train", "training")
@@ -49,6 +46,22 @@ def train(
 
     words = [Path(sys.argv[0]).name, *sys.argv[1:]] if command is None else command
     return perform_training(made, given, words)
+
+
+def split_settings(method: str, settings: Mapping[str, Any]) -> tuple[Method, TrainSettings]:
+    """Divide settings into the method's own and those that every method has.
+
+    Args:
+        method: one of `adapters.methods.METHODS`.
+        settings: by name; with ``model``.
+
+    Raises:
+        InputError: if one is unknown or out of range.
+    """
+    shared = {each.name for each in fields(TrainSettings)}
+    common = {key: value for key, value in settings.items() if key in shared}
+    own = {key: value for key, value in settings.items() if key not in shared}
+    return make_method(method, own), TrainSettings(**common)
 
 
 def load(path: str | Path) -> Adapter:

@@ -14,7 +14,7 @@ from stepgame.files import atomic_path, write_text
 
 __all__ = ["COLUMNS", "write_curves"]
 
-COLUMNS = ("step", "epoch", "loss", "eval_loss", "eval_accuracy", "learning_rate", "grad_norm")
+COLUMNS = ("step", "epoch", "loss", "eval_loss", "eval_train_loss", "eval_accuracy", "learning_rate", "grad_norm")
 
 
 def write_curves(folder: Path, log: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -44,7 +44,11 @@ def write_curves(folder: Path, log: Sequence[Mapping[str, Any]], title: str) -> 
 def _draw(path: Path, log: Sequence[Mapping[str, Any]], title: str) -> None:
     pyplot: Any = require("matplotlib.pyplot", "report", "the loss curve's picture")
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    for key, label, style in (("loss", "training loss", "-"), ("eval_loss", "validation loss over answers", "o-")):
+    for key, label, style in (
+        ("loss", "training loss", "-"),
+        ("eval_loss", "validation loss over answers", "o-"),
+        ("eval_train_loss", "training examples' loss over answers", ".--"),
+    ):
         points = [(entry["step"], entry[key]) for entry in log if key in entry]
         if points:
             axes.plot(*zip(*points, strict=True), style, markersize=4, label=label)

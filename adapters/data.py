@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.examples import TrainingExample, data_hash, from_examples, read_chat
+from adapters.examples import TrainingExample, data_hash, from_examples, read_chat, read_records
 from adapters.settings import TrainSettings
 from harness.prompts import load_prompt
 from harness.tasks import make_task
-from stepgame.errors import InputError
+from stepgame.errors import InputError, require
 from stepgame.hops import parse_hops
 
 __all__ = ["TrainingData", "load_data"]
 
+HF = "hf-dataset:"
+"""What a data set of the hub, or in a folder that the ``datasets`` library reads, is named by."""
 STORIES = 1000
 """Stories that are made where no number is given."""
 
@@ -50,11 +52,15 @@ def load_data(settings: TrainSettings) -> TrainingData:
         return _stepgame(settings)
     if not isinstance(settings.data, str | Path):
         return _split(settings, "stories", _asked(settings, _of_stories(settings.data)))
+    if str(settings.data).startswith(HF):
+        return _split(
+            settings, str(settings.data), _hugging_face(str(settings.data).removeprefix(HF), skip_bad=settings.skip_bad)
+        )
     path = Path(settings.data)
     if not path.exists():
-        raise InputError(f"--data {str(path)!r} does not exist; expected stepgame, or a file")
+        raise InputError(f"--data {str(path)!r} does not exist; expected stepgame, a file, or {HF}ID")
     if _is_conversations(path):
-        return _split(settings, str(path), read_chat(path))
+        return _split(settings, str(path), read_chat(path, skip_bad=settings.skip_bad))
     stories = make_task("stepgame", {"file": [str(path)]}).examples
     return _split(settings, str(path), _asked(settings, stories))
 
@@ -88,6 +94,22 @@ def _of_stories(data: Any) -> Any:
     from harness.tasks.stepgame import examples_of
 
     return examples_of(data)
+
+
+def _hugging_face(name: str, *, skip_bad: bool) -> list[TrainingExample]:
+    """Read the split ``train`` of ``ID[@REVISION]``."""
+    datasets: Any = require("datasets", "train", "a Hugging Face data set")
+    identifier, _, revision = name.partition("@")
+    if not identifier:
+        raise InputError(f"--data {HF} names no data set; expected {HF}ORG/NAME or {HF}FOLDER")
+    try:
+        rows = datasets.load_dataset(identifier, split="train", revision=revision or None)
+    # The library raises errors of its own, of requests, of pyarrow and plain ones for what cannot be read.
+    except Exception as error:  # noqa: BLE001
+        reason = " ".join(str(error).split())
+        raise InputError(f"data set {name!r} cannot be loaded: {type(error).__name__}: {reason}") from None
+    numbered = ((f"{name}, row {number}", row, f"row{number}") for number, row in enumerate(rows))
+    return read_records(name, numbered, skip_bad=skip_bad)
 
 
 def _split(settings: TrainSettings, name: str, examples: list[TrainingExample]) -> TrainingData:

@@ -39,6 +39,12 @@ class TokenisedConversation:
     owners: tuple[int, ...]
     answer: int
 
+    def cut(self, length: int | None) -> TokenisedConversation:
+        """Return the first tokens of it, or itself where it is no longer than that."""
+        if length is None or len(self.ids) <= length:
+            return self
+        return TokenisedConversation(self.ids[:length], self.owners[:length], self.answer)
+
 
 class _Span(NamedTuple):
     """Characters of a turn's content: [start, end)."""
@@ -77,7 +83,7 @@ class Encoder:
         encoding = self.tokenizer(text, add_special_tokens=not self._chat, return_offsets_mapping=True)
         ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
         owners = _owners(offsets, spans)
-        self._own_ends(ids, owners, messages)
+        self._own_ends(ids, [text[start:end] for start, end in offsets], owners, messages)
         answer = next((place for place, owner in enumerate(owners) if owner == len(messages) - 1), None)
         if not answer:
             raise InputError(f"example {name}: this model's tokenizer makes no tokens of the answer, or none before it")
@@ -85,8 +91,8 @@ class Encoder:
 
     def _lay_out(self, name: str, messages: Sequence[Message]) -> tuple[str, list[_Span]]:
         """Return the text that the chat template makes, and where each turn's content lies in it."""
-        text = self._render(messages)
-        pieces = self._template(tuple(message.role for message in messages))
+        text = self._render(name, messages)
+        pieces = self._template(name, tuple(message.role for message in messages))
         for contents in ([m.content for m in messages], [m.content.strip() for m in messages]):
             spans, parts, end = [], [pieces[0]], len(pieces[0])
             for content, piece in zip(contents, pieces[1:], strict=True):
@@ -100,24 +106,26 @@ class Encoder:
             "told which tokens are whose; leave the example out, or give the tokenizer a plainer template"
         )
 
-    def _template(self, roles: tuple[str, ...]) -> list[str]:
+    def _template(self, name: str, roles: tuple[str, ...]) -> list[str]:
         """Return the template's own words before, between and behind turns of these roles."""
         if roles not in self._pieces:
             # Characters for private use: no template can know them.
             marks = [f"\ue000{place}\ue001" for place in range(len(roles))]
-            rest = self._render([Message(role, mark) for role, mark in zip(roles, marks, strict=True)])  # type: ignore[arg-type]
+            turns = [Message(role, mark) for role, mark in zip(roles, marks, strict=True)]  # type: ignore[arg-type]
+            rest = self._render(name, turns)
             pieces = []
             for mark in marks:
                 piece, found, rest = rest.partition(mark)
                 if not found:
                     raise InputError(
-                        f"the model's chat template drops or reorders turns of the roles {', '.join(roles)}"
+                        f"example {name}: the model's chat template drops or reorders turns of the roles "
+                        f"{', '.join(roles)}; leave the example out, or give the tokenizer a plainer template"
                     )
                 pieces.append(piece)
             self._pieces[roles] = [*pieces, rest]
         return self._pieces[roles]
 
-    def _render(self, messages: Sequence[Message]) -> str:
+    def _render(self, name: str, messages: Sequence[Message]) -> str:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             text: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
@@ -126,7 +134,7 @@ class Encoder:
             if type(error).__module__.partition(".")[0] != "jinja2":
                 raise
             raise InputError(
-                f"the model's chat template does not take turns of the roles "
+                f"example {name}: the model's chat template does not take turns of the roles "
                 f"{', '.join(message.role for message in messages)}: {error}"
             ) from None
         return text
@@ -142,17 +150,24 @@ class Encoder:
             text += content
         return text + (self.tokenizer.eos_token or ""), spans
 
-    def _own_ends(self, ids: Sequence[int], owners: list[int], messages: Sequence[Message]) -> None:
-        """Give the special token right behind an assistant's turn to that turn."""
-        for place in range(1, len(ids)):
-            before = owners[place - 1]
-            ends = owners[place] == TEMPLATE and before != TEMPLATE and ids[place] in self._special
-            if ends and messages[before].role == "assistant":
-                owners[place] = before
+    def _own_ends(
+        self, ids: Sequence[int], texts: Sequence[str], owners: list[int], messages: Sequence[Message]
+    ) -> None:
+        """Give the special token behind an assistant's turn to it, and the blanks between them (Llama 2 has some)."""
+        for turn, message in enumerate(messages):
+            if message.role != "assistant" or turn not in owners:
+                continue
+            start = place = len(owners) - owners[::-1].index(turn)
+            while place < len(ids) and owners[place] == TEMPLATE and ids[place] not in self._special:
+                if texts[place].strip():
+                    break
+                place += 1
+            if place < len(ids) and owners[place] == TEMPLATE and ids[place] in self._special:
+                owners[start : place + 1] = [turn] * (place + 1 - start)
 
 
 def _owners(offsets: Sequence[tuple[int, int]], spans: Sequence[_Span]) -> list[int]:
-    """Return whose each token is; one that lies across a border belongs to the later side."""
+    """Return whose each token is: the turn's of which it holds a character, the later one's if of two."""
     owners, turn = [], 0
     for start, end in offsets:
         while turn < len(spans) and spans[turn].end <= start:

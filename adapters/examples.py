@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.models.base import Message
+from harness.progress import say
 from harness.prompts import PromptTemplate
 from harness.task import Example
 from stepgame.errors import InputError
 
-__all__ = ["ROLES", "TrainingExample", "data_hash", "from_examples", "read_chat"]
+__all__ = ["ROLES", "TrainingExample", "data_hash", "from_examples", "read_chat", "read_record", "read_records"]
 
 ROLES = ("system", "user", "assistant")
 
 _ANSWERS = ("answer", "completion", "response", "output")
 _PROMPTS = ("prompt", "instruction")
+_SPEAKERS = {"human": "user", "gpt": "assistant"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,26 +55,92 @@ def from_examples(examples: Sequence[Example], template: PromptTemplate) -> list
     return found
 
 
-def read_chat(path: str | Path) -> list[TrainingExample]:
+def read_chat(path: str | Path, *, skip_bad: bool = False) -> list[TrainingExample]:
     """Read conversations from JSON lines.
 
     A line holds ``messages``, a list of objects with ``role`` and ``content``; or a ``prompt`` (or ``instruction``,
-    with an optional ``input``) and an ``answer`` (or ``completion``, ``response``, ``output``). An ``id`` is optional.
+    with an optional ``input``) and an ``answer`` (or ``completion``, ``response``, ``output``), with an optional
+    ``system``; or ``conversations``, messages with ``from`` (human, gpt, system) and ``value``. An ``id`` is optional.
+
+    Args:
+        path: of the file.
+        skip_bad: leave out lines that cannot be read, and say how many, instead of stopping at the first.
 
     Raises:
-        InputError: naming the line and what was expected there.
+        InputError: naming the line and what was expected there; or if no line is left.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"data file {str(path)!r} does not exist")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: JSON may hold other separators of lines as they are.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
-    found = [_conversation(where, line, name) for where, line, name in _numbered(path, lines)]
+    return read_records(str(path), _numbered(path, lines), _parsed, skip_bad=skip_bad)
+
+
+def read_records(
+    source: str,
+    numbered: Iterable[tuple[str, Any, str]],
+    parse: Callable[[str, Any], Any] = lambda _, record: record,
+    *,
+    skip_bad: bool = False,
+) -> list[TrainingExample]:
+    """Read conversations one after the other; see `read_chat`.
+
+    Args:
+        source: where they are from, for messages.
+        numbered: place, record and name of each.
+        parse: from place and record to a mapping.
+        skip_bad: see `read_chat`.
+
+    Raises:
+        InputError: likewise.
+    """
+    found, bad = [], []
+    for where, record, name in numbered:
+        try:
+            found.append(read_record(where, parse(where, record), name))
+        except InputError as error:
+            if not skip_bad:
+                raise
+            bad.append(str(error))
+    if bad:
+        say(f"{len(bad)} of {len(bad) + len(found)} examples of {source} are left out by --skip-bad; first: {bad[0]}")
     if not found:
-        raise InputError(f"{path} holds no examples")
+        raise InputError(f"{source} holds no examples")
     return found
+
+
+def read_record(where: str, record: Any, name: str) -> TrainingExample:
+    """Read one conversation; see `read_chat` for its forms.
+
+    Args:
+        where: the place it is from, for messages.
+        record: a mapping.
+        name: its id, where it has none.
+
+    Raises:
+        InputError: if it is no conversation, or one with nothing to learn.
+    """
+    if not isinstance(record, dict):
+        raise InputError(f"{where}: expected an object with messages, or with prompt and answer")
+    identifier = str(record.get("id", name))
+    if record.get("messages") is not None:
+        return TrainingExample(identifier, _messages(where, record["messages"]))
+    if record.get("conversations") is not None:
+        return TrainingExample(identifier, _messages(where, _renamed(record["conversations"])))
+    prompt = _first(record, _PROMPTS)
+    answer = _first(record, _ANSWERS)
+    if prompt is None or answer is None:
+        has = ", ".join(map(repr, record)) or "nothing"
+        raise InputError(f"{where}: expected messages, or prompt and answer; it has {has}")
+    more = record.get("input")
+    text = f"{prompt}\n\n{more}" if isinstance(more, str) and more.strip() else prompt
+    system = record.get("system")
+    first = [Message("system", system)] if isinstance(system, str) and system.strip() else []
+    return TrainingExample(identifier, _checked(where, [*first, Message("user", text), Message("assistant", answer)]))
 
 
 def data_hash(examples: Sequence[TrainingExample]) -> str:
@@ -90,24 +158,23 @@ def _numbered(path: Path, lines: Sequence[str]) -> Iterator[tuple[str, str, str]
             yield f"{path}, line {number}", line, f"{path.name}:{number}"
 
 
-def _conversation(where: str, line: str, name: str) -> TrainingExample:
+def _parsed(where: str, line: str) -> Any:
     try:
-        record = json.loads(line)
+        return json.loads(line)
     except ValueError as error:
         raise InputError(f"{where}: not valid JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: expected an object with messages, or with prompt and answer")
-    identifier = str(record.get("id", name))
-    if "messages" in record:
-        return TrainingExample(identifier, _messages(where, record["messages"]))
-    prompt = _first(record, _PROMPTS)
-    answer = _first(record, _ANSWERS)
-    if prompt is None or answer is None:
-        has = ", ".join(map(repr, record)) or "nothing"
-        raise InputError(f"{where}: expected messages, or prompt and answer; it has {has}")
-    more = record.get("input")
-    text = f"{prompt}\n\n{more}" if isinstance(more, str) and more.strip() else prompt
-    return TrainingExample(identifier, _checked(where, [Message("user", text), Message("assistant", answer)]))
+
+
+def _renamed(turns: Any) -> Any:
+    """Return turns with ``from`` and ``value`` as turns with ``role`` and ``content``."""
+    if not isinstance(turns, list):
+        return turns
+    return [
+        {"role": _SPEAKERS.get(str(turn.get("from")), turn.get("from")), "content": turn.get("value")}
+        if isinstance(turn, dict)
+        else turn
+        for turn in turns
+    ]
 
 
 def _messages(where: str, turns: Any) -> tuple[Message, ...]:

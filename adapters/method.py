@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from adapters.encode import TEMPLATE, TokenisedConversation
 from harness.models.adapters import Kind
 from harness.models.base import Message
-from stepgame.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,9 +92,11 @@ class Method(ABC):
         config: the method's own settings, a dataclass whose fields are flags of ``stepgame train``.
     """
 
-    kind: ClassVar[Kind]
-    lr: ClassVar[float]
+    kind: Kind
+    lr: float
     """Learning rate where none is given."""
+    packing: bool = False
+    """Whether a row of a batch holds several examples."""
     encoder_decoders: ClassVar[bool] = False
     """Whether it can train encoder-decoder models."""
 
@@ -121,13 +122,20 @@ class Method(ABC):
             seed: of what starts at random.
         """
 
-    def features(self, tokens: TokenisedConversation, messages: Sequence[Message]) -> Features:
-        """Weigh a conversation's tokens; by default only the last answer's count.
+    def features(self, tokens: TokenisedConversation, messages: Sequence[Message]) -> Features | None:
+        """Weigh a conversation's tokens, the end of which may be cut off; by default only the last answer's count.
+
+        Returns:
+            None if no token of an answer is left.
 
         Raises:
-            InputError: if it cannot be learnt from.
+            InputError: if the conversation is none that this method learns from.
         """
         return answer_features(tokens, messages)
+
+    def loss(self) -> Mapping[str, Any]:
+        """Return what the manifest says of the training loss: the weights of tokens by whose they are, and the rest."""
+        return {"instruction": 0.0, "template": 0.0, "output": "1 in the last turn", "reduction": "token"}
 
     @abstractmethod
     def groups(self, module: nn.Module, lr: float) -> list[Group]:
@@ -150,10 +158,10 @@ class Method(ABC):
         return {}
 
 
-def answer_features(tokens: TokenisedConversation, messages: Sequence[Message]) -> Features:
-    """Weigh the tokens of the last answer 1 and all others 0."""
+def answer_features(tokens: TokenisedConversation, messages: Sequence[Message]) -> Features | None:
+    """Weigh the tokens of the last answer 1 and all others 0; None if it has none."""
     last = len(messages) - 1
     weights = tuple(float(owner == last and owner != TEMPLATE) for owner in tokens.owners)
     if not any(weights[1:]):
-        raise InputError("the last answer has no tokens")
+        return None
     return Features(tokens.ids, weights, weights, tokens.answer)

@@ -35,7 +35,17 @@ class MethodEntry(NamedTuple):
 _SOFT = "adapters.dept.method:SoftPromptMethod"
 _SOFT_CONFIG = "adapters.dept.config:SoftPromptConfig"
 
+_IM = "adapters.im.method:InstructionMethod"
+_IM_CONFIG = "adapters.im.config:InstructionConfig"
+
 METHODS: dict[str, MethodEntry] = {
+    "it": MethodEntry(
+        _IM,
+        _IM_CONFIG,
+        "instruction tuning, loss over outputs",
+        {"prompt_weight": 0.0, "response_weight": 1.0, "template_tokens": "mask"},
+    ),
+    "im": MethodEntry(_IM, _IM_CONFIG, "instruction modelling, loss over instructions too (Shi et al. 2024)"),
     "pt": MethodEntry(_SOFT, _SOFT_CONFIG, "prompt tuning", {"offset": "none"}),
     "dept": MethodEntry(
         _SOFT, _SOFT_CONFIG, "decomposed prompt tuning (Shi & Lipani 2024)", {"offset": "position"}, {"rank": 30}
@@ -74,17 +84,22 @@ def make_method(name: str, given: Mapping[str, Any]) -> Method:
         raise unknown_name("method", name, METHODS)
     entry = METHODS[name]
     config = _load(entry.config)
-    known = {each.name for each in fields(config)} - entry.fixed.keys()
+    known = _settings(entry)
     values = {key: value for key, value in given.items() if value is not None}
     for key in values:
         if key not in known:
-            others = [other for other in METHODS if key in {each.name for each in fields(_load(METHODS[other].config))}]
+            others = [other for other, each in METHODS.items() if key in _settings(each)]
             takes = f"; it belongs to {', '.join(others)}" if others else ""
             raise InputError(f"method {name!r} does not take --{key.replace('_', '-')}{takes}")
     made = config(**{**entry.defaults, **values, **entry.fixed})
     cls = _load(entry.cls)
     method: Method = cls(name, made)
     return method
+
+
+def _settings(entry: MethodEntry) -> set[str]:
+    """Return the names of the settings that a method takes."""
+    return {each.name for each in fields(_load(entry.config))} - entry.fixed.keys()
 
 
 def _load(place: str) -> Any:

@@ -35,7 +35,11 @@ class TrainSettings:
     device: str = field(default="auto", metadata=flag(_MODEL, "auto, cpu or cuda.", str))
     data: Any = field(
         default="stepgame",
-        metadata=flag(_DATA, "stepgame, a file of stories, or JSON lines of prompt and answer or messages.", str),
+        metadata=flag(
+            _DATA,
+            "stepgame, a file of stories, JSON lines of prompt and answer or of messages, or hf-dataset:ID[@REVISION].",
+            str,
+        ),
     )
     hops: int | str | Iterable[int] = field(default="1-5", metadata=flag(_DATA, "Chain lengths of the stories.", str))
     n: int | None = field(
@@ -54,6 +58,24 @@ class TrainSettings:
     )
     validation: int = field(
         default=20, metadata=flag(_DATA, "Stories of each length, or lines of a file, kept for validation.", int)
+    )
+    skip_bad: bool = field(
+        default=False,
+        metadata=flag(
+            _DATA,
+            "Leave out conversations that cannot be read, and say how many, instead of stopping.",
+            bool,
+            "--skip-bad",
+        ),
+    )
+    max_tokens: int | None = field(
+        default=None,
+        metadata=flag(
+            _DATA,
+            "Longest example in tokens; the end of longer ones is cut off. [default: as many as the model has "
+            "positions, and longer ones are an error]",
+            int | None,
+        ),
     )
     steps: int | None = field(
         default=None, metadata=flag(_OPT, "Optimiser steps. [default: as --epochs says]", int | None)
@@ -83,14 +105,24 @@ class TrainSettings:
         default=None,
         metadata=flag(_RUN, "Steps between points of the loss curve. [default: a fiftieth of all]", int | None),
     )
-    out: str | Path = field(metadata=flag(_RUN, "Folder of the adapter to write.", Path))
+    out: str | Path | None = field(
+        default=None, metadata=flag(_RUN, "Folder of the adapter to write. [default: none; required]", Path | None)
+    )
     overwrite: bool = field(
         default=False, metadata=flag(_RUN, "Put this adapter in the place of the one there.", bool, "--overwrite")
     )
     resume: bool = field(default=False, metadata=flag(_RUN, "Go on from the last checkpoint there.", bool, "--resume"))
 
     def __post_init__(self) -> None:
-        least: dict[str, float] = {"n": 1, "validation": 0, "steps": 1, "batch": 1, "micro_tokens": 1, "log_every": 1}
+        least: dict[str, float] = {
+            "n": 1,
+            "validation": 0,
+            "steps": 1,
+            "batch": 1,
+            "micro_tokens": 1,
+            "log_every": 1,
+            "max_tokens": 2,
+        }
         for name, bound in {**least, "eval_every": 1, "warmup": 0, "weight_decay": 0, "clip": 0}.items():
             value = getattr(self, name)
             if value is not None and not bound <= value < math.inf:

@@ -6,7 +6,8 @@ What differs from the Trainer as it comes:
   the whole batch's weighted mean, over all processes, however it was cut.
 - A loss that is not finite stops the training before the step is taken.
 - Checkpoints hold the trainable tensors only.
-- Validation is the loss over answers, and the accuracy by the harness's own option scoring.
+- Validation is the loss over answers, whatever the training loss is over, and the accuracy by the harness's own option
+  scoring.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from stepgame.errors import StepGameError
 __all__ = ["AdapterTrainer", "MicroBatches", "TrainingStoppedError", "trainable"]
 
 WEIGHTS = "trainable.safetensors"
+PACKED = 1024
+"""Tokens of a packed row, where no example is longer: attention is computed over the whole row, so that its cost grows
+with the row's length although examples do not see each other."""
 
 
 class TrainingStoppedError(StepGameError):
@@ -46,20 +50,26 @@ class MicroBatches:
         micro_tokens: the bound; a single row may be longer.
         pad: id that fills rows up.
         encoder_decoder: whether prompt and answer go to different sides of the model.
+        packing: whether rows are put behind one another as far as that leaves less padding. A step's batch holds the
+            same examples either way.
     """
 
-    def __init__(self, micro_tokens: int, pad: int, *, encoder_decoder: bool = False) -> None:
+    def __init__(self, micro_tokens: int, pad: int, *, encoder_decoder: bool = False, packing: bool = False) -> None:
         self._bound = micro_tokens
         self._pad = pad
         self._split = encoder_decoder
+        self._packing = packing
 
     def __call__(self, rows: Sequence[Features]) -> dict[str, Any]:
         """Return ``micro``, a list of batches, and ``weight``, the sum of the weights that count, as a scalar."""
-        order = sorted(rows, key=lambda row: -len(row.ids))
+        order: list[list[Features]] = [[row] for row in sorted(rows, key=lambda row: -len(row.ids))]
+        if self._packing:
+            order = sorted(self._packed(rows), key=lambda packed: -_length(packed))
         micro = []
         while order:
-            count = max(1, self._bound // len(order[0].ids))
-            micro.append(self.tensors(order[:count]))
+            count = max(1, self._bound // _length(order[0]))
+            part = order[:count]
+            micro.append(self._packed_tensors(part) if self._packing else self.tensors([row for (row,) in part]))
             order = order[count:]
         return {"micro": micro, "weight": torch.tensor(sum(math.fsum(row.weights[1:]) for row in rows))}
 
@@ -79,11 +89,38 @@ class MicroBatches:
             "prompt": torch.tensor([row.prompt for row in rows]),
         }
 
+    def _packed(self, rows: Sequence[Features]) -> list[list[Features]]:
+        """Put rows behind one another, longest first, each where it fits first."""
+        room = max(*(len(row.ids) for row in rows), min(self._bound, PACKED))
+        packed: list[list[Features]] = []
+        for row in sorted(rows, key=lambda row: -len(row.ids)):
+            place = next((each for each in packed if _length(each) + len(row.ids) <= room), None)
+            if place is None:
+                packed.append([row])
+            else:
+                place.append(row)
+        return packed
+
+    def _packed_tensors(self, packed: Sequence[Sequence[Features]]) -> dict[str, Tensor]:
+        """Return a batch without a mask: transformers keeps apart what its position ids say are different examples."""
+        width = max(map(_length, packed))
+        places = [[place for row in each for place in range(len(row.ids))] for each in packed]
+        return {
+            **self._padded("input_ids", [[token for row in each for token in row.ids] for each in packed]),
+            # Padding is an example of its own.
+            "position_ids": torch.tensor([[*each, *range(width - len(each))] for each in places]),
+            "weights": _pad([[value for row in each for value in (0.0, *row.weights[1:])] for each in packed], 0.0),
+        }
+
     def _padded(self, name: str, rows: Sequence[Sequence[int]], mask: str | None = None) -> dict[str, Tensor]:
         made = {name: _pad(rows, self._pad)}
         if mask is not None:
             made[mask] = _pad([[1] * len(row) for row in rows], 0)
         return made
+
+
+def _length(packed: Sequence[Features]) -> int:
+    return sum(len(row.ids) for row in packed)
 
 
 def _pad(rows: Sequence[Sequence[Any]], value: Any) -> Tensor:
@@ -98,6 +135,7 @@ class AdapterTrainer(Trainer):
         groups: the trainable parameters by learning rate.
         batches: makes tensors of features.
         score: asks the validation questions; returns the accuracy, or None where there is nothing to ask.
+        sample: training examples on which the validation's loss is measured too.
         settings: of Trainer.
     """
 
@@ -107,11 +145,13 @@ class AdapterTrainer(Trainer):
         groups: Sequence[Group],
         batches: MicroBatches,
         score: Callable[[], float | None],
+        sample: Sequence[Features] = (),
         **settings: Any,
     ) -> None:
         self._groups = groups
         self._batches = batches
         self._score = score
+        self._sample = sample
         super().__init__(data_collator=batches, **settings)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -158,11 +198,16 @@ class AdapterTrainer(Trainer):
         return list(Path(str(self.args.output_dir)).glob("checkpoint-*"))
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Return the validation's loss over answers and its accuracy, as far as there is either."""
+        """Return the loss over answers, of the validation and of some training examples, and the accuracy.
+
+        What there is none of is left out.
+        """
         metrics: dict[str, float] = {}
         rows: Any = self.eval_dataset
         if rows:
             metrics["eval_loss"] = self.validation_loss(rows)
+        if self._sample:
+            metrics["eval_train_loss"] = self.validation_loss(self._sample)
         accuracy = self._score()
         if accuracy is not None:
             metrics["eval_accuracy"] = accuracy

@@ -18,19 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, TrainerCallback, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, TrainerCallback, TrainingArguments
 
 from adapters.curves import write_curves
 from adapters.data import TrainingData, load_data
-from adapters.encode import Encoder
+from adapters.describe import describe_model, load_fast_tokenizer
 from adapters.method import BaseModel, Features, Method
+from adapters.prepare import PreparedData, prepare
 from adapters.settings import TrainSettings
 from adapters.store import TRAINING, clear_adapter, write_adapter
 from adapters.trainer import AdapterTrainer, MicroBatches, trainable
-from harness.models.adapters import ADAPTER_FILE, Adapter, model_source, read_adapter
+from harness.models.adapters import ADAPTER_FILE, Adapter, read_adapter
 from harness.models.base import Identity, Prompt, Scores
 from harness.models.builtin import checkpoint_hash, quiet_transformers
-from harness.models.chat import load_tokenizer, unloadable
+from harness.models.chat import unloadable
 from harness.models.hf import DTYPES, HFModel
 from harness.models.registry import parse_model
 from harness.progress import say
@@ -64,19 +65,22 @@ def perform_training(method: Method, settings: TrainSettings, command: Sequence[
         TrainingStoppedError: if the loss is no longer finite; the last checkpoint is kept.
         KeyboardInterrupt: on Ctrl-C; the message says how to go on.
     """
+    if settings.out is None:
+        raise InputError("--out is missing; give the folder of the adapter to write")
     folder = Path(settings.out).absolute()
     _check_folder(folder, settings)
     quiet_transformers()
     request = parse_model(settings.model, dtype=settings.dtype, device=settings.device)
-    base = _describe(settings, request)
+    base = describe_model(request)
     if base.config.is_encoder_decoder and not method.encoder_decoders:
         raise InputError(f"model {settings.model!r} is an encoder-decoder, which method {method.name!r} cannot train")
     method.check(base)
-    tokenizer = load_tokenizer(request)
-    if not tokenizer.is_fast:
-        raise InputError(f"model {settings.model!r} has no fast tokenizer (tokenizer.json), which training needs")
+    tokenizer = load_fast_tokenizer(request)
     data = load_data(settings)
-    rows, held = (_features(method, tokenizer, part, base) for part in (data.training, data.validation))
+    learnt, tested = (
+        prepare(method, tokenizer, part, base, settings.max_tokens) for part in (data.training, data.validation)
+    )
+    rows, held = learnt.rows, tested.rows
     device, dtype = _place(settings)
     with _only_writer(folder) as training:
         model = None
@@ -84,7 +88,7 @@ def perform_training(method: Method, settings: TrainSettings, command: Sequence[
             # A hub model's files are all here only when its weights are.
             model = _weights(base, request, dtype, device)
             base = replace(base, content_hash=checkpoint_hash(base.source, base.revision))
-        manifest = _manifest(method, settings, base, data, rows, held, command)
+        manifest = _manifest(method, settings, base, data, learnt, tested, command)
         going_on = _freeze(training, folder, manifest, settings)
         model = _weights(base, request, dtype, device) if model is None else model
         module = method.build(base, model, tokenizer, settings.seed)
@@ -119,22 +123,6 @@ def _check_folder(folder: Path, settings: TrainSettings) -> None:
         raise InputError(f"{folder} exists and is no adapter's (it holds {other[0]}); choose another --out")
 
 
-def _describe(settings: TrainSettings, request: Any) -> BaseModel:
-    source, digest = model_source(request)
-    place = {"revision": request.revision} if request.revision else {}
-    try:
-        config = AutoConfig.from_pretrained(source, **place)
-    except (OSError, ValueError, KeyError) as error:
-        raise unloadable(request, error) from None
-    names = getattr(config, "architectures", None) or []
-    if names and not any("CausalLM" in name or "LMHead" in name or "ConditionalGeneration" in name for name in names):
-        raise InputError(
-            f"model {settings.model!r} ({names[0]}) is an encoder only; this method trains decoders and "
-            "encoder-decoders"
-        )
-    return BaseModel(settings.model, source, digest or "", request.revision, config)
-
-
 def _weights(base: BaseModel, request: Any, dtype: str, device: torch.device) -> Any:
     cls: Any = AutoModelForSeq2SeqLM if base.config.is_encoder_decoder else AutoModelForCausalLM
     place = {"revision": base.revision} if base.revision else {}
@@ -159,47 +147,31 @@ def _place(settings: TrainSettings) -> tuple[torch.device, str]:
     return device, dtype
 
 
-def _features(method: Method, tokenizer: Any, examples: Sequence[Any], base: BaseModel) -> list[Features]:
-    encoder = Encoder(tokenizer)
-    found = []
-    for example in examples:
-        tokens = encoder.encode(example.id, example.messages, example.cue)
-        if base.positions is not None and len(tokens.ids) > base.positions:
-            raise InputError(
-                f"example {example.id} has {len(tokens.ids)} tokens, more than the {base.positions} positions of "
-                f"{base.spec!r}; leave it out"
-            )
-        found.append(method.features(tokens, example.messages))
-    return found
-
-
 def _manifest(
     method: Method,
     settings: TrainSettings,
     base: BaseModel,
     data: TrainingData,
-    rows: Sequence[Features],
-    held: Sequence[Features],
+    learnt: PreparedData,
+    tested: PreparedData,
     command: Sequence[str],
 ) -> dict[str, Any]:
     given = {**asdict(settings), "data": data.name}
     plain = {key: value if isinstance(value, int | float | None) else str(value) for key, value in given.items()}
-    tokens = sum(len(row.ids) for row in rows)
     return {
         "method": method.name,
         "kind": method.kind,
         "config": asdict(method.config),
+        "loss": dict(method.loss()),
         "base": base.record(),
         "settings": plain,
         "data": {
             "name": data.name,
             "sha256": data.sha256,
-            "examples": len(rows),
-            "validation": len(held),
-            "tokens": tokens,
-            "longest": max(len(row.ids) for row in rows),
-            "longest_prompt": max(row.prompt for row in rows),
-            **method.count(rows),
+            **learnt.record(),
+            "validation": len(tested.examples),
+            "validation_left_out": tested.left_out,
+            **method.count(learnt.rows),
         },
         "versions": versions(),
         "hardware": hardware(torch.cuda.get_device_name() if torch.cuda.is_available() else None),
@@ -271,7 +243,10 @@ def _trainer(
         # The Trainer insists on some; with none held out the last step is kept.
         eval_dataset=held or rows[:1],
         groups=method.groups(module, settings.lr or method.lr),
-        batches=MicroBatches(settings.micro_tokens, pad, encoder_decoder=base.config.is_encoder_decoder),
+        batches=MicroBatches(
+            settings.micro_tokens, pad, encoder_decoder=base.config.is_encoder_decoder, packing=method.packing
+        ),
+        sample=rows[:: max(1, len(rows) // len(held))][: len(held)] if held else (),
         score=lambda: _accuracy(method, module, tokenizer, base, data, settings) if _asks(base, data) else None,
         callbacks=[_Spoken(method.name, training)],
     )

@@ -11,11 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["peak_of"]
+__all__ = ["peak_of", "peak_of_process"]
 
 
-def _peak() -> float:
-    """Return this process's peak resident memory in MiB."""
+def peak_of_process() -> float:
+    """Return this process's peak resident memory in MiB, since its start or since it was last reset."""
     status = Path("/proc/self/status")
     if status.exists():
         # Unlike getrusage, this counter begins anew with the program and knows nothing of the parent's memory.
@@ -48,7 +48,7 @@ def main() -> int:
     except SystemExit as end:
         if end.code:
             return int(end.code)
-    print(f"{_peak():.1f}")
+    print(f"{peak_of_process():.1f}")
     return 0
 
 

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["flag", "with_flags"]
+from stepgame.errors import InputError
+
+__all__ = ["flag", "key_values", "with_flags"]
 
 
 def flag(panel: str, help: str, kind: Any, *flags: str, variable: str | None = None) -> dict[str, Any]:
@@ -23,6 +25,25 @@ def flag(panel: str, help: str, kind: Any, *flags: str, variable: str | None = N
         variable: environment variable, where it is not ``STEPGAME_<NAME>``.
     """
     return {"panel": panel, "help": help, "kind": kind, "flags": flags, "variable": variable}
+
+
+def key_values(name: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Read what a flag that takes ``KEY=VALUE`` was given, in order.
+
+    Args:
+        name: of the flag, for the error.
+        texts: as given.
+
+    Raises:
+        InputError: if one is no ``KEY=VALUE``.
+    """
+    pairs = []
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key.strip() or not equals:
+            raise InputError(f"{name} {text!r}: expected KEY=VALUE")
+        pairs.append((key.strip(), value))
+    return pairs
 
 
 def _parameter(setting: Field[Any]) -> inspect.Parameter:

@@ -7,7 +7,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
-from harness.flags import flag
+from harness.flags import flag, key_values
 from harness.provenance import is_secret
 from stepgame.errors import InputError, unknown_name
 
@@ -230,11 +230,7 @@ class RunSettings:
         if isinstance(self.model_args, Mapping):
             given += [(key, str(value)) for key, value in self.model_args.items()]
         else:
-            for text in self.model_args or ():
-                key, equals, value = text.partition("=")
-                if not key.strip() or not equals:
-                    raise InputError(f"--model-arg {text!r}: expected KEY=VALUE")
-                given.append((key.strip(), value))
+            given += key_values("--model-arg", self.model_args or ())
         own = {"base_url": self.base_url, "api": self.api, "concurrency": self.concurrency}
         given += [(key, str(value)) for key, value in own.items() if value is not None]
         args: dict[str, str] = {}

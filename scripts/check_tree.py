@@ -30,6 +30,7 @@ HEAVY_ALLOWED = {
     "adapters/dept/soft_prompt.py",
     "adapters/dept/convert.py",
     "adapters/loss.py",
+    "adapters/server.py",
     "adapters/trainer.py",
     "adapters/training.py",
 }

@@ -42,6 +42,7 @@ VERBS: dict[str, Verb] = {
     "compare": Verb("harness.compare_commands", "compare", "Compare runs on the same stories, in pairs."),
     "probe": Verb("harness.compare_commands", "probe", "Ask stories again renamed, reordered, reversed."),
     "train": Verb("adapters.commands", "train", "Train an adapter: soft prompts, LoRA, all weights."),
+    "serve": Verb("adapters.commands", "serve", "Serve a model and its adapters by the OpenAI protocol."),
     "report": Verb("leaderboards.commands", "report", "Runs as one HTML file, with comparisons and plots."),
     "publish": Verb("leaderboards.commands", "publish", "Append finished runs to a leaderboard CSV."),
     "board": Verb("leaderboards.board_commands", "board", "Check, verify and show leaderboards."),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from harness.threads import wait_without_spinning
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 # Before any test imports torch, or it would have no effect.
 wait_without_spinning()
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 

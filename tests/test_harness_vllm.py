@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("vllm")
 
+from processes import MARK, left_over, marked
+
 from harness.models.base import BackendError, Failure, Message, Prompt, Sampling, Scores
 from harness.models.registry import parse_model
 from harness.models.vllm import MAX_CHILDREN, VLLMModel, _requests
@@ -220,22 +222,6 @@ def test_the_manifest_says_what_is_in_force(engine: VLLMModel, smollm2: HFModel)
     assert identity.args["chat_template_sha256"] == smollm2.identity.args["chat_template_sha256"]
 
 
-MARK = "STEPGAME_TEST_MARK"
-
-
-def _marked(folder: Path) -> list[int]:
-    """Return the processes that were started for a folder, by the mark in their environment."""
-    mark = f"{MARK}={folder}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-        except (PermissionError, FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
 SCRIPT = """
     from harness.models.base import Sampling
     from harness.models.registry import parse_model
@@ -264,7 +250,7 @@ def test_no_process_is_left(tmp_path: Path) -> None:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line == "asking\n", process.communicate()[1]
-        assert _marked(tmp_path / end)
+        assert marked(tmp_path / end)
     time.sleep(2)
     # A terminal sends it to every process of the group.
     os.killpg(running["ctrl-c"].pid, signal.SIGINT)
@@ -274,11 +260,7 @@ def test_no_process_is_left(tmp_path: Path) -> None:
     assert "KeyboardInterrupt" in said["ctrl-c"]
     assert running["kill"].returncode == -signal.SIGKILL
     for end in ENDS:
-        for _ in range(300):
-            if not _marked(tmp_path / end):
-                break
-            time.sleep(0.1)
-        assert not _marked(tmp_path / end), end
+        assert not left_over(tmp_path / end), end
 
 
 def _start(folder: Path, end: str) -> subprocess.Popen[str]:

@@ -23,8 +23,8 @@ __all__ = ["SoftPromptMethod"]
 class SoftPromptMethod(Method):
     """PT, DePT and ADePT: they differ in the offsets that the configuration names."""
 
-    kind: ClassVar[Kind] = "soft-prompt"
-    lr: ClassVar[float] = 1e-2
+    kind: Kind = "soft-prompt"
+    lr: float = 1e-2
     encoder_decoders: ClassVar[bool] = True
     config: SoftPromptConfig
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -44,6 +44,8 @@ class TrainedPrompt(nn.Module):
         super().__init__()
         self.config = config
         self._width = width
+        self._table: Tensor | None
+        self.register_buffer("_table", None, persistent=False)
         self.prompt = nn.Parameter(torch.zeros(config.prompt_length, width))
         if config.rank:
             by_token = config.offset == "token"
@@ -69,6 +71,16 @@ class TrainedPrompt(nn.Module):
     def reach(self) -> int | None:
         """Longest prompt whose tokens all get an offset; None where that has no bound."""
         return self.config.max_length if self.config.offset == "position" and self.config.rank else None
+
+    def freeze(self) -> Self:
+        """Give up training: nothing needs gradients, and the offsets by position are computed once.
+
+        At the sizes of large models their product takes longer than all else that is done for a prompt.
+        """
+        self.eval().requires_grad_(False)
+        if self.reach is not None:
+            self._table = (self.low_a @ self.low_b) * self.config.scale
+        return self
 
     def start_from(self, table: Tensor, ids: Tensor | None, generator: torch.Generator) -> None:
         """Give the rows their first values.
@@ -104,7 +116,7 @@ class TrainedPrompt(nn.Module):
             return added * (places >= 0)[..., None]
         reached = (places >= 0) & (places < self.config.max_length)
         # [s, d] once, then looked up: cheaper than a product for each of the batch's tokens.
-        table = (self.low_a @ self.low_b) * scale
+        table = (self.low_a @ self.low_b) * scale if self._table is None else self._table
         return functional.embedding(places.clamp(0, self.config.max_length - 1), table) * reached[..., None]
 
     def embed(self, table: Callable[[Tensor], Tensor], ids: Tensor, places: Tensor) -> Tensor:
@@ -146,4 +158,4 @@ def load_trained_prompt(adapter: Adapter) -> TrainedPrompt:
     if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
         raise InputError(f"{path} holds numbers that are not finite; train the adapter again")
     made.load_state_dict(tensors)
-    return made.eval().requires_grad_(False)
+    return made.freeze()

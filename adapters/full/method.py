@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from adapters.full.config import FullConfig
 from adapters.method import BaseModel, Group, Method
@@ -20,8 +20,8 @@ __all__ = ["FullMethod", "save_checkpoint"]
 class FullMethod(Method):
     """Every weight is trained."""
 
-    kind: ClassVar[Kind] = "weights"
-    lr: ClassVar[float] = 2e-5
+    kind: Kind = "weights"
+    lr: float = 2e-5
     config: FullConfig
 
     def build(self, base: BaseModel, model: Any, tokenizer: Any, seed: int) -> nn.Module:

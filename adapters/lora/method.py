@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from adapters.lora.config import LoRAConfig
 from adapters.method import BaseModel, Group, Method
@@ -21,8 +21,8 @@ __all__ = ["LoRAMethod", "wrap_with_lora"]
 class LoRAMethod(Method):
     """Low-rank updates of a frozen model's layers."""
 
-    kind: ClassVar[Kind] = "lora"
-    lr: ClassVar[float] = 1e-3
+    kind: Kind = "lora"
+    lr: float = 1e-3
     config: LoRAConfig
 
     def build(self, base: BaseModel, model: Any, tokenizer: Any, seed: int) -> nn.Module:

@@ -19,10 +19,11 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple, Self
 
-from harness.models.adapters import model_source
+from harness.models.adapters import Adapter, model_source
 from harness.models.base import (
     BackendError,
     Completion,
@@ -61,11 +62,17 @@ from vllm.exceptions import VLLMValidationError
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
-from harness.models.vllm_adapters import EmbeddedPrompts, engine_settings, lora_request
+from harness.models.vllm_adapters import (
+    EmbeddedPrompts,
+    EmbeddingProbe,
+    engine_settings,
+    lora_request,
+    token_table,
+)
 from harness.models.vllm_args import parse_engine_args
 from harness.models.vllm_engine import Engine, quiet_start, sampling_params, start_error
 
-__all__ = ["VLLMModel"]
+__all__ = ["EngineArguments", "VLLMModel", "engine_arguments", "start_errors"]
 
 CHUNK = {"cpu": 64, "cuda": 512}
 """Prompts whose answers are recorded together: some ten seconds' work on two cores, or a batch of a large GPU."""
@@ -132,39 +139,26 @@ class VLLMModel:
         Raises:
             InputError: if they are not to be had, an engine argument is wrong, or device and dtype do not fit.
         """
-        device = _device(request.device)
-        given = parse_engine_args(request.args)
-        dtype = request.dtype if request.dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
         adapter = request.adapter
         source, digest = model_source(request)
+        settings, given, device = engine_arguments(request, source, [] if adapter is None else [adapter])
         tokenizer = load_tokenizer(request)
         if not tokenizer.is_fast:
             raise InputError(f"model {request.spec!r} has no fast tokenizer (tokenizer.json), which scoring needs")
-        whole = adapter is not None and adapter.kind == "weights"
-        soft = None
+        soft, probe = None, None
         if adapter is not None and adapter.kind == "soft-prompt":
-            soft = EmbeddedPrompts.load(adapter, source, request.revision, dtype)
-        settings = {
-            "model": str(adapter.folder) if adapter is not None and whole else source,
-            "revision": None if whole else request.revision,
-            "dtype": dtype,
-            "seed": request.seed,
-            "enable_prefix_caching": True,
-            "logprobs_mode": "raw_logprobs",
-            **(_cpu_defaults(given) if device == "cpu" else {}),
-            **({"max_num_batched_tokens": request.batch_tokens} if request.batch_tokens else {}),
-            **({} if adapter is None else engine_settings(adapter)),
-            **given,
-        }
+            table = token_table(source, request.revision)
+            soft = EmbeddedPrompts.load(adapter, table, settings["dtype"])
+            probe = EmbeddingProbe(table, settings["dtype"], len(tokenizer))
         llm = _start(request, settings)
         engine = Engine(llm, None if adapter is None else lora_request(adapter))
+        if probe is not None:
+            probe.ask(engine)
         if digest is None:
             # A hub model's files are all here only now.
             digest = checkpoint_hash(source, request.revision)
             if adapter is not None:
                 adapter.check_base(digest, request.spec)
-        if soft is not None:
-            soft.check(engine, len(tokenizer))
         config = llm.llm_engine.vllm_config
         identity = Identity(
             content_hash=digest,
@@ -361,6 +355,55 @@ def _seed(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=7).digest(), "big")
 
 
+class EngineArguments(NamedTuple):
+    """What an engine is started with.
+
+    Attributes:
+        settings: arguments of ``vllm.EngineArgs``, by name.
+        given: those among them that the user gave.
+        device: ``"cpu"`` or ``"cuda"``.
+    """
+
+    settings: dict[str, Any]
+    given: dict[str, Any]
+    device: str
+
+
+def engine_arguments(request: ModelRequest, source: str, adapters: Sequence[Adapter]) -> EngineArguments:
+    """Decide how an engine is started, offline or behind a server, so that both give the same numbers.
+
+    Args:
+        request: which model and how; its own adapter is not looked at.
+        source: folder or hub id of the model's files.
+        adapters: to be used with it; one of kind ``weights`` takes its place.
+
+    Raises:
+        InputError: if the device does not fit the installed build, or an engine argument is wrong.
+    """
+    device = _device(request.device)
+    given = parse_engine_args(request.args)
+    whole = next((adapter for adapter in adapters if adapter.kind == "weights"), None)
+    usual = "bfloat16" if device == "cuda" else "float32"
+    settings = {
+        "model": source if whole is None else str(whole.folder),
+        "revision": request.revision if whole is None else None,
+        "dtype": usual if request.dtype == "auto" else request.dtype,
+        "seed": request.seed,
+        "enable_prefix_caching": True,
+        "logprobs_mode": "raw_logprobs",
+        **(_cpu_defaults(given) if device == "cpu" else {}),
+        **({"max_num_batched_tokens": request.batch_tokens} if request.batch_tokens else {}),
+        **engine_settings(adapters),
+        **given,
+    }
+    needed = engine_settings(adapters).get("max_loras", 0)
+    if device == "cpu" and settings.get("max_loras", 0) < needed:
+        raise InputError(
+            f"--model-arg max_loras must be at least {needed} here: on CPUs, vLLM gives plain requests its last LoRA"
+        )
+    return EngineArguments(settings, given, device)
+
+
 def _device(wanted: str) -> str:
     """Return what the installed build of vLLM runs on.
 
@@ -398,14 +441,28 @@ def _start(request: ModelRequest, settings: dict[str, Any]) -> vllm.LLM:
     Raises:
         InputError: if it does not start.
     """
+    with start_errors(request.spec):
+        return vllm.LLM(**settings)
+
+
+@contextmanager
+def start_errors(spec: str) -> Iterator[None]:
+    """Start an engine in here: quietly, and what goes wrong is one line.
+
+    Args:
+        spec: the model, as the user wrote it.
+
+    Raises:
+        InputError: if it does not start.
+    """
     with quiet_start() as log:
         try:
-            return vllm.LLM(**settings)
+            yield
         except (ValueError, OSError, KeyError, VLLMValidationError) as error:
-            raise InputError(f"vLLM cannot load model {request.spec!r}: {_reason(error)}") from None
+            raise InputError(f"vLLM cannot load model {spec!r}: {_reason(error)}") from None
         except RuntimeError as error:
             raise InputError(
-                f"the vLLM engine did not start on model {request.spec!r}: {start_error(log) or _reason(error)} "
+                f"the vLLM engine did not start on model {spec!r}: {start_error(log) or _reason(error)} "
                 "(STEPGAME_DEBUG=1 shows all that it says)"
             ) from None
 

@@ -24,7 +24,7 @@ from harness.models.base import BackendError
 from harness.models.vllm_guard import dismiss, guard
 from stepgame.errors import InputError
 
-__all__ = ["Engine", "quiet_start", "sampling_params", "start_error"]
+__all__ = ["Engine", "engine_processes", "quiet_start", "sampling_params", "start_error"]
 
 WATCH_SECONDS = 1.0
 """How often a waiting process looks whether the engine's is still there."""
@@ -55,7 +55,7 @@ class Engine:
         self._done: dict[str, Any] = {}
         core: Any = llm.llm_engine.engine_core
         self._stopped = threading.Event()
-        self._close = weakref.finalize(self, _stop, core, self._stopped, guard(_processes(core)))
+        self._close = weakref.finalize(self, _stop, core, self._stopped, guard(engine_processes(core)))
         # An engine that runs in this process has neither; there nothing can die alone.
         resources, queue = getattr(core, "resources", None), getattr(core, "outputs_queue", None)
         if resources is not None and queue is not None:
@@ -138,8 +138,12 @@ def _stop(core: Any, stopped: threading.Event, guardian: subprocess.Popen[bytes]
     dismiss(guardian)
 
 
-def _processes(core: Any) -> list[int]:
-    """Return the ids of an engine's processes, workers included; none if it runs in this one."""
+def engine_processes(core: Any) -> list[int]:
+    """Return the ids of an engine's processes, workers included; none if it runs in this one.
+
+    Args:
+        core: vLLM's client of the engine, a member ``engine_core``.
+    """
     # By name: it ships no types.
     psutil: Any = importlib.import_module("psutil")
     manager = getattr(getattr(core, "resources", None), "engine_manager", None)

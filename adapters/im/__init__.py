@@ -1,0 +1,1 @@
+"""Instruction tuning and instruction modelling: which tokens of a conversation the loss is over."""

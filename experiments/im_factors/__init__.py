@@ -1,0 +1,1 @@
+"""What decides whether instruction modelling helps: length ratio and number of examples."""

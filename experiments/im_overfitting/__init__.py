@@ -1,0 +1,1 @@
+"""Whether instruction modelling overfits less than instruction tuning."""

@@ -1,0 +1,1 @@
+"""Instruction tuning against instruction modelling on StepGame."""

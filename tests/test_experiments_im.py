@@ -1,0 +1,107 @@
+"""The experiments on instruction modelling end, at the smallest size and on a tiny model, in tables and pictures."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+
+from stepgame.errors import InputError
+from tests.tiny import tiny_decoder
+
+COLOURS = ("red", "green", "blue", "yellow", "black")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_decoder(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("chat") / "chat.jsonl"
+    lines = [
+        {"prompt": f"Say {COLOURS[place % 5]} {place} times.", "completion": f"{COLOURS[place % 5]}, and so on."}
+        for place in range(40)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def run(name: str, tiny: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> list[str]:
+    module: Any = importlib.import_module(f"experiments.{name}.__main__")
+    monkeypatch.setitem(module.SCALES, "quick", replace(module.SCALES["quick"], model=str(tiny)))
+    words = ("--quick", "--work", str(out / "work"), "--results", str(out / "results"), *words)
+    assert module.main(words) == 0
+    return sorted(path.name for path in (out / "results").iterdir())
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_overfitting(tiny: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("im_overfitting", tiny, tmp_path, monkeypatch, "--data", f"chat={chat}") == [
+        "losses.csv",
+        "losses.png",
+        "setting.json",
+    ]
+    rows = read(tmp_path / "results/losses.csv")
+    assert [(row["kind"], float(row["epoch"])) for row in rows] == [
+        (kind, epoch) for kind in ("IT", "IM, w = 0.25", "IM") for epoch in (1.0, 2.0, 3.0)
+    ]
+    assert all(float(row["train"]) > 0 and float(row["held_out"]) > 0 for row in rows)
+
+
+def test_factors(tiny: Path, chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = importlib.import_module("experiments.im_factors.__main__")
+    monkeypatch.setitem(module.SCALES, "quick", replace(module.SCALES["quick"], counts=(4,)))
+    run("im_factors", tiny, tmp_path, monkeypatch, "--data", f"chat={chat}")
+    rows = read(tmp_path / "results/gains.csv")
+    assert [(row["data"], row["n"]) for row in rows] == [(each, "4") for each in ("chat", "stepgame", "stepgame-noise")]
+    ratios = {row["data"]: float(row["length_ratio"]) for row in rows}
+    assert ratios["stepgame-noise"] > ratios["stepgame"] > 10 > ratios["chat"] > 0
+
+
+def test_stepgame(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = importlib.import_module("experiments.im_stepgame.__main__")
+    monkeypatch.setitem(module.SCALES, "quick", replace(module.SCALES["quick"], per_hop=1, steps=1))
+    run("im_stepgame", tiny, tmp_path, monkeypatch)
+    rows = read(tmp_path / "results/accuracy.csv")
+    assert {row["run"] for row in rows} == {"base", "it-16-0", "im-16-0"}
+    assert [row["k"] for row in read(tmp_path / "results/tests.csv")] == ["all", *map(str, range(1, 11))]
+
+
+def test_the_papers_scale_is_only_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name, words in (("im_overfitting", ["--data", "lima=l.jsonl"]), ("im_stepgame", [])):
+        module: Any = importlib.import_module(f"experiments.{name}.__main__")
+        assert module.main(["--scale", "paper", "--work", str(tmp_path / "work"), *words]) == 0
+        shown = capsys.readouterr().out.splitlines()
+        assert all(line.startswith("stepgame train i") and "Llama-2-7b" in line for line in shown)
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("words", [[], ["--data", "lima"], ["--data", "=x"]])
+def test_data_must_be_named(words: list[str]) -> None:
+    module: Any = importlib.import_module("experiments.im_overfitting.__main__")
+    with pytest.raises(InputError, match=r"NAME=FILE|--data is missing"):
+        module.main(["--quick", *words])
