@@ -216,6 +216,9 @@ def _line(entry: Entry, ranking: Ranking, hops: Sequence[int], links: dict[int, 
         source = f"{text(entry.cells['date'][:10])}<small>{text(commit)}</small>"
     else:
         source = _source(entry.cells)
+        if not entry.sure:
+            # Beside the name, because the column of sources may lie outside of the window.
+            name += f'<small class="bad">{text(entry.cells["confidence"])}</small>'
     how = text(entry.how)
     if entry.cells.get("note"):
         how += f"<small>{text(entry.cells['note'])}</small>"

@@ -92,12 +92,13 @@ def asked_how(cells: dict[str, str]) -> str:
 
 def _told_apart(entries: Sequence[Entry]) -> list[Entry]:
     """Add to rows of one name the settings in which they differ."""
-    further = ("model_args", "dtype", "backend", "sampling", "revision", "adapter_hash", "model_hash")
+    further = ("model_args", "dtype", "backend", "sampling", "revision", "adapter_hash", "model_hash", "n")
     labels = [entry.label for entry in entries]
     told = []
     for entry in entries:
         twins = [other for other in entries if other.label == entry.label]
-        extra = [entry.cells[name][:40] for name in further if len({other.cells[name] for other in twins}) > 1]
+        differ = [name for name in further if len({other.cells.get(name, "") for other in twins}) > 1]
+        extra = [("n " if name == "n" else "") + entry.cells[name][:40] for name in differ if entry.cells[name]]
         alike = labels.count(entry.label) > 1
         told.append(replace(entry, how=", ".join([entry.how, *filter(None, extra)])) if alike else entry)
     return told
@@ -186,7 +187,9 @@ def published_rankings(figures: Sequence[Figure]) -> list[Ranking]:
             )
             for each in members
         ]
-        rankings.append(Ranking(f"p-{place}", data, title, version.about, False, version.ranked, _sorted(entries)))
+        rankings.append(
+            Ranking(f"p-{place}", data, title, version.about, False, version.ranked, _sorted(_told_apart(entries)))
+        )
     return rankings
 
 

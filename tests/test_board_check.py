@@ -228,6 +228,8 @@ def test_rankings_never_mix_stories(made: Path) -> None:
     assert [len(each.entries) for each in measured_rankings(rows)] == [2, 1]
     for ranking in published_rankings(read_published(PUBLISHED)):
         assert len({(e.cells["data"], e.cells["noise"], e.cells["split"]) for e in ranking.entries}) == 1
+        labels = [entry.label for entry in ranking.entries]
+        assert len(set(labels)) == len(labels), "two curves of one name"
         assert ranking.ranked == published_data()[ranking.data].ranked
     pairs = noise_pairs(rows)
     assert [(clean["noise"], noisy["noise"], noisy["model"]) for clean, noisy in pairs] == [("no", "yes", "random")]
