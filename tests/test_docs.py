@@ -34,8 +34,6 @@ DOCUMENTS = [
 ]
 BLOCK = re.compile(r"(?:<!-- (?P<mark>[^>]*?) -->\n)?```(?P<kind>\w*)\n(?P<body>.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")
-LATER = {"training.md", "serving.md"}
-"""Pages that come with what they describe."""
 
 
 class Block(NamedTuple):
@@ -110,7 +108,7 @@ def test_links_lead_somewhere(document: str) -> None:
     lost = [
         link for link in LINK.findall((ROOT / document).read_text(encoding="utf-8")) if not (folder / link).exists()
     ]
-    assert not [link for link in lost if link not in LATER and link.removeprefix("docs/") not in LATER]
+    assert not lost
 
 
 def test_every_verb_is_told_of_and_the_reference_is_fresh() -> None:
