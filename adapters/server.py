@@ -16,7 +16,7 @@ from argparse import Namespace
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 # First: it says what is missing, and sets what vLLM reads when it is imported.
 from harness.models.vllm import EngineArguments, engine_arguments, start_errors  # isort: skip
@@ -203,8 +203,7 @@ def run_server(settings: ServeSettings) -> None:
     loaded = _load_soft_prompts(plan, source, start.settings["dtype"])
     args = _server_arguments(settings, plan, start)
     sock = _listen(args)
-    # Until the server has a handler of its own; what has been started then ends as it does after Ctrl-C.
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop = _Stop()
     try:
         with start_errors(request.spec):
             config = AsyncEngineArgs.from_cli_args(args).create_engine_config(UsageContext.OPENAI_API_SERVER)
@@ -212,6 +211,7 @@ def run_server(settings: ServeSettings) -> None:
             engine: Any = AdapterEngine.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
         guardian = guard(engine_processes(engine.engine_core))
         try:
+            stop.check()
             if digest is None:
                 found = checkpoint_hash(source, request.revision)
                 for adapter in plan.loaded:
@@ -316,5 +316,27 @@ async def _announce(host: str, port: int, line: str) -> None:
         return
 
 
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt("stopped before the server was ready")
+class _Stop:
+    """Ends a start on Ctrl-C and SIGTERM alike, until the server has handlers of its own.
+
+    What is raised in the middle of somebody's import, callback or finaliser may be swallowed there; `check` raises it
+    again.
+    """
+
+    def __init__(self) -> None:
+        self._told = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._tell)
+
+    def check(self) -> None:
+        """Stop if that was asked for.
+
+        Raises:
+            KeyboardInterrupt: if it was.
+        """
+        if self._told:
+            raise KeyboardInterrupt("stopped before the server was ready")
+
+    def _tell(self, *_: object) -> None:
+        self._told = True
+        self.check()
