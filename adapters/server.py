@@ -9,9 +9,12 @@ adapter goes on as it is. They run in the same batches, since to the engine a so
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import socket
+import threading
+import time
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +53,10 @@ except ImportError as error:
     raise InputError(f"stepgame serve needs the parts of vLLM 0.32's server; the installed vLLM: {error}") from None
 
 __all__ = ["AdapterEngine", "run_server"]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as the command line has it."""
+_PATIENCE = 5.0
 
 
 class AdapterEngine(AsyncLLM):
@@ -319,8 +326,8 @@ async def _announce(host: str, port: int, line: str) -> None:
 class _Stop:
     """Ends a start on Ctrl-C and SIGTERM alike, until the server has handlers of its own.
 
-    What is raised in the middle of somebody's import, callback or finaliser may be swallowed there; `check` raises it
-    again.
+    What is raised in the middle of somebody's import, callback or poll may be swallowed there: `check` raises it again,
+    and a start that has not ended by itself in `_PATIENCE` seconds is ended, its processes first.
     """
 
     def __init__(self) -> None:
@@ -338,5 +345,17 @@ class _Stop:
             raise KeyboardInterrupt("stopped before the server was ready")
 
     def _tell(self, *_: object) -> None:
-        self._told = True
+        if not self._told:
+            self._told = True
+            threading.Thread(target=_end_start, daemon=True).start()
         self.check()
+
+
+def _end_start() -> None:
+    time.sleep(_PATIENCE)
+    for child in multiprocessing.active_children():
+        child.terminate()
+        child.join(_PATIENCE)
+        child.kill()
+    say("error: stopped before the server was ready")
+    os._exit(INTERRUPTED)
