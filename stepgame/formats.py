@@ -20,7 +20,7 @@ from stepgame.errors import InputError, did_you_mean, require, unknown_name
 from stepgame.files import atomic_folder, atomic_path
 from stepgame.hops import MAX_HOPS, format_hops
 from stepgame.relations import NAMES
-from stepgame.stories import SCHEMA, Stories, as_ours, is_text
+from stepgame.stories import SCHEMA, Stories, are_texts, as_ours, is_text
 
 __all__ = ["FORMATS", "load", "suffix_of", "write", "write_stream"]
 
@@ -365,7 +365,7 @@ def _check_row(path: Path, where: str, row: Any, index: int, named_k: int | None
     if not isinstance(row, dict):
         raise _fail(path, f"{where}: {str(row)[:60]!r} is no object; expected story, question and label")
     story = row.get("story")
-    if not isinstance(story, list) or not story or not all(map(is_text, story)):
+    if not isinstance(story, list) or not story or not are_texts(story):
         found = "is missing" if "story" not in row else f"is {str(story)[:60]!r}"
         raise _fail(path, f"{where}: field 'story' {found}; expected a list of sentences")
     label = _text_field(path, where, row, "label")

@@ -19,7 +19,7 @@ from stepgame.relations import NAMES
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SCHEMA", "Stories", "as_ours", "is_text"]
+__all__ = ["SCHEMA", "Stories", "are_texts", "as_ours", "is_text"]
 
 
 def _name_in(width: pa.DataType) -> pa.DataType:
@@ -66,7 +66,16 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 def is_text(value: object) -> bool:
     """Whether a value is text that says something and can be written: JSON may hold half of a surrogate pair."""
-    return isinstance(value, str) and bool(value.strip()) and (value.isascii() or _SURROGATE.search(value) is None)
+    return isinstance(value, str) and are_texts([value])
+
+
+def are_texts(values: list[Any]) -> bool:
+    """Whether each of some values is text, as `is_text` says; looked at together, which is several times faster."""
+    try:
+        whole = "".join(values)
+    except TypeError:
+        return False
+    return all(map(str.strip, values)) and (whole.isascii() or _SURROGATE.search(whole) is None)
 
 
 def as_ours(table: pa.Table) -> pa.Table | None:
