@@ -42,6 +42,7 @@ from harness.models.vllm_adapters import EmbeddedPrompts, EmbeddingProbe, token_
 from harness.models.vllm_engine import engine_processes, quiet_start
 from harness.models.vllm_guard import dismiss, guard
 from harness.progress import say
+from stepgame.cli import INTERRUPTED
 from stepgame.errors import InputError, StepGameError
 
 try:
@@ -54,8 +55,6 @@ except ImportError as error:
 
 __all__ = ["AdapterEngine", "run_server"]
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as the command line has it."""
 _PATIENCE = 5.0
 
 
