@@ -1,4 +1,4 @@
-"""What a training learns from and is validated on: StepGame's own splits, files of stories, files of conversations."""
+"""What a training learns from and is validated on: StepGame's own splits, tasks, stories and conversations of files."""
 
 from __future__ import annotations
 
@@ -48,6 +48,8 @@ def load_data(settings: TrainSettings) -> TrainingData:
     Raises:
         InputError: if it is not there, is damaged, or holds too little.
     """
+    if settings.task is not None:
+        return _task(settings, settings.task)
     if settings.data == "stepgame":
         return _stepgame(settings)
     if not isinstance(settings.data, str | Path):
@@ -86,8 +88,25 @@ def _stepgame(settings: TrainSettings) -> TrainingData:
     return TrainingData("stepgame", tuple(_asked(settings, chosen)), tuple(_asked(settings, held)))
 
 
+def _task(settings: TrainSettings, name: str) -> TrainingData:
+    """Read a task's training split, and as much of its validation split as is asked for."""
+    given = {} if settings.data == "stepgame" else {"file": [str(settings.data)]}
+    parts = []
+    for split, limit in (("train", settings.n), ("validation", settings.validation)):
+        if split == "validation" and not limit:
+            parts.append(())
+            continue
+        task = make_task(name, {**given, "split": split, "limit": limit, "seed": settings.seed})
+        prompt = load_prompt(settings.prompt or task.prompt, settings.score)
+        parts.append(tuple(from_examples(task.examples, prompt)))
+    training, held = parts
+    if settings.n is not None and len(training) < settings.n:
+        raise InputError(f"task {name!r} has {len(training)} training examples; --n {settings.n} is more")
+    return TrainingData(name, training, held)
+
+
 def _asked(settings: TrainSettings, examples: Any) -> list[TrainingExample]:
-    return from_examples(examples, load_prompt(settings.prompt, settings.score))
+    return from_examples(examples, load_prompt(settings.prompt or "zero-shot", settings.score))
 
 
 def _of_stories(data: Any) -> Any:

@@ -51,7 +51,7 @@ def from_examples(examples: Sequence[Example], template: PromptTemplate) -> list
         prompt = template.render(example)
         text = example.gold if template.score == "choice" else f"Answer: {example.gold}"
         messages = (*prompt.messages, Message("assistant", text))
-        found.append(TrainingExample(example.id, messages, prompt.cue, example))
+        found.append(TrainingExample(example.id, messages, prompt.cue, example if example.options else None))
     return found
 
 

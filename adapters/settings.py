@@ -41,6 +41,10 @@ class TrainSettings:
             str,
         ),
     )
+    task: str | None = field(
+        default=None,
+        metadata=flag(_DATA, "A task of `stepgame tasks`; --data is then the folder with its files.", str | None),
+    )
     hops: int | str | Iterable[int] = field(default="1-5", metadata=flag(_DATA, "Chain lengths of the stories.", str))
     n: int | None = field(
         default=None,
@@ -51,7 +55,12 @@ class TrainSettings:
     )
     protocol: str = field(default="official", metadata=flag(_DATA, "official or exact.", str))
     bank: str = field(default="core", metadata=flag(_DATA, "Phrase bank: name or TOML file.", str))
-    prompt: str = field(default="zero-shot", metadata=flag(_DATA, "The prompt that stories are asked in.", str))
+    prompt: str | None = field(
+        default=None,
+        metadata=flag(
+            _DATA, "The prompt that questions are asked in. [default: the task's, zero-shot for stories]", str | None
+        ),
+    )
     score: str = field(
         default="choice",
         metadata=flag(_DATA, "The form of the answer: choice (the label itself) or generate (a line).", str),

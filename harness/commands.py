@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.flags import with_flags
 from harness.record import Run
 from harness.settings import RunSettings
+from stepgame.errors import InputError
+
+if TYPE_CHECKING:
+    from harness.suite import SuiteRow
 
 __all__ = ["rescore", "resume", "run"]
 
@@ -23,18 +28,30 @@ def run(
         bool,
         typer.Option("--dry-run", help="Print what would be asked, with two prompts, and stop.", rich_help_panel="Run"),
     ] = False,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Ask every task of a suite that `stepgame tasks` lists.", rich_help_panel="What is asked"),
+    ] = None,
     **settings: Any,
 ) -> None:
     """Ask a model, record every answer, judge it."""
     from harness.run import perform
 
     given = RunSettings.of(**settings)
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    if suite is not None:
+        if dry_run or given.task != "stepgame":
+            raise InputError("--suite names the tasks; leave out --task and --dry-run")
+        from harness.suite import perform_suite
+
+        _show_suite(suite, perform_suite(given, suite, command))
+        return
     if dry_run:
         from harness.preview import preview
 
         typer.echo(preview(given))
         return
-    _show(perform(given, None, [Path(sys.argv[0]).name, *sys.argv[1:]]))
+    _show(perform(given, None, command))
 
 
 def resume(
@@ -88,6 +105,25 @@ def _show(run: Run) -> None:
         console.print(line, soft_wrap=True)
 
 
+def _show_suite(name: str, rows: Sequence[SuiteRow]) -> None:
+    """Print the figures of a suite's tasks, and their mean."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("task", "metric", "value", "n", "errors", title=name)
+    for row in rows:
+        table.add_row(row.task, row.metric, _number(row.value), str(row.n), str(row.errors))
+    values = [row.value for row in rows if row.value is not None]
+    if len(values) == len(rows):
+        table.add_section()
+        table.add_row("mean", "", _number(sum(values) / len(values)))
+    Console(highlight=False).print(table)
+
+
+def _number(value: float | None) -> str:
+    return "not defined" if value is None else f"{100 * value:.1f}"
+
+
 def _remarks(run: Run, results: dict[str, Any]) -> list[str]:
     """Return the lines below the table."""
     rate = results["examples_per_second"]
@@ -98,6 +134,8 @@ def _remarks(run: Run, results: dict[str, Any]) -> list[str]:
     if "cache_hits" in results:
         parts.append(f"{results['cache_hits']} answers from the cache")
     lines = [", ".join(parts), f"run: {run.path}"]
+    if "metrics" in results:
+        lines.insert(0, ", ".join(f"{name} {_number(value)}" for name, value in results["metrics"].items()))
     if results["errors"]:
         lines.append(f"{results['errors']} questions got no answer; ask them again with: stepgame resume {run.path}")
     return lines

@@ -401,7 +401,7 @@ def _accuracy(k: int | None, samples: Sequence[Sample], source: Source, confiden
     n, correct = len(answered), sum(sample.correct for sample in answered)
     sources = [source(sample.id) for sample in answered]
     bounds = wilson(correct, n, confidence)
-    chance = math.fsum(1 / sample.options for sample in answered) / n if n else None
+    chance = math.fsum(1 / sample.options for sample in answered if sample.options) / n if n else None
     accuracy = correct / n if n else None
     centred: tuple[float | None, float | None, float | None] = (None, None, None)
     if accuracy is not None and chance is not None and chance < 1:

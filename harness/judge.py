@@ -98,7 +98,7 @@ def summarise(lines: Iterable[Mapping[str, Any]], expected: Sequence[Example]) -
             groups[example.k_hop].append(by_id[example.id])
     by_k = [{"k": k, **_count(groups[k])} for k in sorted(groups)]
     total = _count([line for group in groups.values() for line in group])
-    chance = sum(1 / len(example.options) for example in expected) / len(expected)
+    chance = sum(1 / len(example.options) for example in expected if example.options) / len(expected)
     accuracies = [row["accuracy"] for row in by_k if row["accuracy"] is not None]
     mean = sum(accuracies) / len(accuracies) if accuracies else None
     answered = [line for line in by_id.values() if line["error"] is None]

@@ -249,6 +249,10 @@ def _make_task(settings: RunSettings) -> Task:
                 raise InputError(f"--task {name} and --data both name what to ask; give one")
             name, files = found, [name]
     if name == "stepgame":
+        if settings.limit is not None:
+            raise InputError(
+                "--limit is for tasks that have a set of questions; stories are made, --per-hop says how many"
+            )
         return make_task(name, {"file": files} if files else {**stories, "seed": settings.seed})
     if name in FILE_TASKS:
         if stories:
@@ -257,7 +261,8 @@ def _make_task(settings: RunSettings) -> Task:
         if not files:
             raise InputError(f"task {name!r} asks the questions of a file; give it by --data FILE")
     # An installed task gets what was given, and says itself what it takes.
-    given = {**stories, **({"seed": settings.seed} if settings.seed and name not in TASKS else {})}
+    own = {"seed": settings.seed if name not in TASKS else 0, "limit": settings.limit}
+    given = {**stories, **{key: value for key, value in own.items() if value}}
     return make_task(name, given | ({"file": files} if files else {}))
 
 

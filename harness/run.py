@@ -25,7 +25,7 @@ from harness.progress import Progress
 from harness.provenance import redacted
 from harness.record import MANIFEST, SAMPLES, Run, RunFolder, load_run
 from harness.settings import RunSettings, Settings
-from harness.task import Example, Task
+from harness.task import Example, Measured, Task
 from stepgame.errors import InputError, StepGameError
 
 __all__ = ["TooManyErrorsError", "evaluate", "perform", "rescore", "resume"]
@@ -284,6 +284,8 @@ def _results(plan: Plan, record: RunFolder) -> dict[str, Any]:
     results = summarise(record.recorded(), examples)
     seconds = record.seconds()
     rate = results["answered"] / seconds if seconds > 0 else None
+    if isinstance(plan.task, Measured):
+        results["metrics"] = dict(plan.task.measure(record.recorded()))
     if plan.cache is not None:
         results["cache_hits"] = sum(line.get("cached", False) for line in record.recorded())
     return {**results, "seconds": round(seconds, 3), "examples_per_second": rate}

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from harness.flags import flag, key_values
 from harness.provenance import is_secret
+from harness.tasks.catalogue import load_task_specs
 from stepgame.errors import InputError, unknown_name
 
 __all__ = ["STORY_SETTINGS", "RunSettings", "Settings"]
@@ -95,7 +96,14 @@ class RunSettings:
     )
     task: str = field(
         default="stepgame",
-        metadata=flag(_STORIES, "stepgame, babi, an installed task, or a JSONL file of questions.", str),
+        metadata=flag(
+            _STORIES,
+            "stepgame, a name that `stepgame tasks` lists, an installed task, or a JSONL file of questions.",
+            str,
+        ),
+    )
+    limit: int | None = field(
+        default=None, metadata=flag(_STORIES, "At most so many questions of a task that has a set of them.", int | None)
     )
     hops: int | str | Iterable[int] | None = field(
         default=None, metadata=flag(_STORIES, "Chain lengths: 3, 1-10, 1-3,7. [default: 1-10]", str | None)
@@ -138,7 +146,8 @@ class RunSettings:
         default=None, metadata=flag(_STORIES, "Leave out stories alike to others.", bool | None, "--unique")
     )
     data: str | Path | Sequence[str | Path] | None = field(
-        default=None, metadata=flag(_STORIES, "Ask the stories of a file instead; may be repeated.", list[Path] | None)
+        default=None,
+        metadata=flag(_STORIES, "Ask the stories of a file, or a task's folder; may be repeated.", list[Path] | None),
     )
     seed: int = field(
         default=0, metadata=flag(_STORIES, "Of the stories, of examples, of sampling and of random models.", int)
@@ -190,7 +199,14 @@ class RunSettings:
     )
 
     def __post_init__(self) -> None:
-        for name, least in (("samples", 1), ("shots", 0), ("max_tokens", 1), ("max_errors", 0), ("concurrency", 1)):
+        for name, least in (
+            ("samples", 1),
+            ("limit", 1),
+            ("shots", 0),
+            ("max_tokens", 1),
+            ("max_errors", 0),
+            ("concurrency", 1),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
@@ -253,7 +269,7 @@ class RunSettings:
             InputError: if there is data to ask as well.
         """
         given = {name: getattr(self, name) for name in STORY_SETTINGS if getattr(self, name) is not None}
-        if self.data and given:
+        if self.data and given and self.task not in load_task_specs():
             flag = next(iter(given)).replace("_", "-")
             raise InputError(f"--data and --{flag} exclude each other: a file's stories are asked as they are")
         return given
@@ -279,6 +295,7 @@ class Settings(TypedDict, total=False):
     api: str | None
     concurrency: int | None
     cache: str | Path | None
+    limit: int | None
     hops: int | str | Iterable[int] | None
     per_hop: int | None
     noise: bool | None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["Example", "Extraction", "Task"]
+__all__ = ["Example", "Extraction", "Measured", "Task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Example:
         id: unique within the task; names the sample in a run's records.
         story: the sentences the question is about, in the order shown; empty for tasks without a context.
         question: the question itself.
-        options: every answer that may be given; `gold` is one of them.
+        options: every answer that may be given; `gold` is one of them. Empty where the answer is free text.
         gold: the right answer.
         k_hop: the group that accuracy is reported by; 0 for tasks that know no hops.
     """
@@ -94,3 +94,15 @@ class Task(Protocol):
 
     def extract(self, text: str, example: Example) -> Extraction:
         """Read the answer to an example out of free text."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A task with metrics of its own beside the accuracy."""
+
+    def measure(self, lines: Iterable[Mapping[str, Any]]) -> Mapping[str, float | None]:
+        """Return the metrics of what was answered, the one that is reported first; None where one is not defined.
+
+        Args:
+            lines: samples of a run, one of each id; those with an error are left out.
+        """

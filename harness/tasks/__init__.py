@@ -1,4 +1,4 @@
-"""The tasks: a table from a task's name to the class that holds it, and others' tasks by entry point.
+"""The tasks: a table from a task's name to the class that holds it, the catalogue, and others' tasks by entry point.
 
 ``README.md`` beside this file shows how to write a task, in this folder or in a distribution of one's own.
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.plugins import find_plugin, plugin_names
 from harness.task import Task
+from harness.tasks.catalogue import load_task_specs
 from stepgame.errors import InputError, unknown_name
 
 __all__ = ["FILE_TASKS", "GROUP", "TASKS", "known_tasks", "make_task", "task_of_file"]
@@ -33,7 +35,7 @@ GROUP = "stepgame.tasks"
 
 def known_tasks() -> list[str]:
     """Return the names of the tasks that come with the harness or are installed beside it."""
-    return sorted({*TASKS, *plugin_names(GROUP)})
+    return sorted({*TASKS, *load_task_specs(), *plugin_names(GROUP)})
 
 
 def make_task(name: str, parameters: Mapping[str, Any]) -> Task:
@@ -49,6 +51,10 @@ def make_task(name: str, parameters: Mapping[str, Any]) -> Task:
     if name in TASKS:
         module, _, attribute = TASKS[name].partition(":")
         cls = getattr(importlib.import_module(module), attribute)
+    elif name in load_task_specs():
+        from harness.tasks.labelled import LabelledTask
+
+        cls = partial(LabelledTask, name)
     else:
         plugin = find_plugin(GROUP, name)
         if plugin is None:
@@ -69,6 +75,8 @@ def task_of_file(path: str) -> str | None:
         InputError: if it looks like a path and is no file, or the file is of neither kind.
     """
     file = Path(path)
+    if file.parent.name in {name.partition("/")[0] for name in load_task_specs() if "/" in name} and not file.exists():
+        raise unknown_name("task", path, known_tasks())
     looks = "/" in path or file.suffix in (".jsonl", ".json", ".txt")
     if not looks and not file.is_file():
         return None

@@ -14,7 +14,7 @@ from harness.task import Example, Extraction
 from stepgame.errors import InputError, did_you_mean
 from stepgame.stories import is_text
 
-__all__ = ["Babi", "FileTask", "JsonLines"]
+__all__ = ["Babi", "FileTask", "JsonLines", "hash_of_examples"]
 
 _FIELDS = ("id", "story", "context", "question", "options", "answer", "k_hop", "group")
 _NUMBERED = re.compile(r"(\d+) (.*)")
@@ -55,11 +55,7 @@ class FileTask:
     @property
     def data_sha256(self) -> str:
         """Hash of the questions, options and answers, in order."""
-        digest = hashlib.sha256()
-        for each in self.examples:
-            row = (each.id, each.story, each.question, each.options, each.gold, each.k_hop)
-            digest.update(json.dumps(row).encode() + b"\n")
-        return digest.hexdigest()
+        return hash_of_examples(self.examples)
 
     def training(self, per_hop: int, hops: Sequence[int] | None = None) -> Sequence[Example]:
         """Refuse: a file has no training split.
@@ -136,6 +132,20 @@ class Babi(FileTask):
             support = len(rest[1].split()) if len(rest) > 1 else 0
             gold = rest[0].strip()
             yield Example(f"{path.stem}-{number}", tuple(story), text.strip(), (gold,), gold, support)
+
+
+def hash_of_examples(examples: Sequence[Example], more: Sequence[Sequence[str]] | None = None) -> str:
+    """Return a hash of questions, options and answers, in order.
+
+    Args:
+        examples: the questions.
+        more: what else belongs to each.
+    """
+    digest = hashlib.sha256()
+    for place, each in enumerate(examples):
+        row = (each.id, each.story, each.question, each.options, each.gold, each.k_hop)
+        digest.update(json.dumps(row if more is None else (*row, more[place])).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _lines(path: Path) -> list[str]:
