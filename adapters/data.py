@@ -91,7 +91,7 @@ def _stepgame(settings: TrainSettings) -> TrainingData:
 def _task(settings: TrainSettings, name: str) -> TrainingData:
     """Read a task's training split, and as much of its validation split as is asked for."""
     given = {} if settings.data == "stepgame" else {"file": [str(settings.data)]}
-    parts = []
+    parts: list[tuple[TrainingExample, ...]] = []
     for split, limit in (("train", settings.n), ("validation", settings.validation)):
         if split == "validation" and not limit:
             parts.append(())

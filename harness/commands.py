@@ -121,7 +121,7 @@ def _show_suite(name: str, rows: Sequence[SuiteRow]) -> None:
 
 
 def _number(value: float | None) -> str:
-    return "not defined" if value is None else f"{100 * value:.1f}"
+    return "not defined" if value is None else f"{value:.4f}"
 
 
 def _remarks(run: Run, results: dict[str, Any]) -> list[str]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import stepgame
+from harness.asking import Replicas
 from harness.facts import FACTS_EXTRACTION, read_facts
-from harness.models.base import Model, ModelRequest, Sampling, Verb
-from harness.models.registry import ENGINES, parse_model, require_verb
+from harness.models.base import Identity, ModelRequest, Sampling, Verb
+from harness.models.registry import ADAPTED, ENGINES, parse_model, require_verb
 from harness.progress import say
 from harness.prompts import PromptTemplate, Score, load_prompt
 from harness.prompts.shots import Shots, draw_shots, shots_of
@@ -22,9 +23,10 @@ from harness.record import FORMAT, MANIFEST
 from harness.settings import RunSettings
 from harness.task import Example, Extraction, Task
 from harness.tasks import FILE_TASKS, TASKS, known_tasks, make_task, task_of_file
+from stepgame.engines import is_engine
 from stepgame.errors import InputError
 
-__all__ = ["Plan", "check_same", "make_plan", "manifest_of", "plan_of", "warn_of_versions"]
+__all__ = ["Plan", "check_same", "freeze", "make_plan", "manifest_of", "plan_of", "warn_of_versions"]
 
 DEFAULT_MAX_TOKENS = 64
 """Longest text where neither the user nor the prompt says; the form asked for takes about eight."""
@@ -46,6 +48,7 @@ class Plan:
         command: the command line, for the record.
         cache: file of earlier answers; None for none.
         max_errors: how many errors are borne; None for any number. Not part of what defines the answers.
+        replicas: the copies of the model on a cluster that are asked; None for one here.
     """
 
     request: ModelRequest
@@ -57,6 +60,7 @@ class Plan:
     command: tuple[str, ...]
     cache: Path | None = None
     max_errors: int | None = None
+    replicas: Replicas | None = None
 
     @property
     def read(self) -> Callable[[str, Example], Extraction]:
@@ -98,6 +102,8 @@ class Plan:
             record["prompt"]["shots"] = self.prompt.shots.record()
         if self.cache is not None:
             record["cache"] = str(self.cache)
+        if self.replicas is not None:
+            record["replicas"] = asdict(self.replicas)
         return record
 
 
@@ -140,6 +146,7 @@ def make_plan(settings: RunSettings, task: Task | None, command: Sequence[str]) 
         tuple(command),
         cache,
         settings.max_errors,
+        _replicas(settings, request),
     )
 
 
@@ -174,17 +181,27 @@ def plan_of(manifest: Mapping[str, Any], *, to_ask: bool = True) -> Plan:
             template = replace(template, shots=shots_of(prompt["shots"]))
         name, parameters, command = task["name"], task["params"], tuple(manifest["command"])
         cache = Path(manifest["cache"]) if "cache" in manifest else None
+        replicas = Replicas(**manifest["replicas"]) if "replicas" in manifest else None
     except (KeyError, TypeError) as error:
         raise InputError(f"the run's {MANIFEST} is incomplete or was changed by hand: {error}") from None
     made = make_task(name, parameters)
-    return Plan(request, made, template, manifest["score"], sampling, manifest["seed"], command, cache)
+    return Plan(request, made, template, manifest["score"], sampling, manifest["seed"], command, cache, None, replicas)
 
 
-def manifest_of(plan: Plan, model: Model) -> dict[str, Any]:
+def manifest_of(plan: Plan, identity: Identity) -> dict[str, Any]:
     """Return the manifest of a run whose model is loaded."""
-    identity = model.identity
-    asked = plan.request
-    record = plan.record()
+    return freeze(plan.record(), plan.request, identity, plan.command)
+
+
+def freeze(record: dict[str, Any], asked: ModelRequest, identity: Identity, command: Sequence[str]) -> dict[str, Any]:
+    """Return a manifest: what defines a run, with the loaded model's identity and where it is made.
+
+    Args:
+        record: what is asked of which model, as `Plan.record` has it.
+        asked: the model that was asked for.
+        identity: the one that is loaded.
+        command: the command line.
+    """
     record["model"] |= {
         "revision": identity.revision,
         "content_hash": identity.content_hash,
@@ -201,7 +218,7 @@ def manifest_of(plan: Plan, model: Model) -> dict[str, Any]:
         "format": FORMAT,
         "stepgame_version": stepgame.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": list(plan.command),
+        "command": list(command),
         **record,
         "versions": versions(),
         "hardware": hardware(identity.gpu),
@@ -238,6 +255,21 @@ def warn_of_versions(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     ]
     if changed:
         say(f"warning: versions changed since the run was started: {', '.join(changed)}")
+
+
+def _replicas(settings: RunSettings, request: ModelRequest) -> Replicas | None:
+    if settings.engine == "local":
+        for flag, value in (("--replicas", settings.replicas), ("--gpus-per-replica", settings.gpus_per_replica)):
+            if value is not None:
+                raise InputError(f"{flag} is for a cluster; add --engine ray, or leave it out")
+        return None
+    if not is_engine(settings.engine):
+        raise InputError(f"unknown engine {settings.engine!r}; expected local, ray or ray://HOST:PORT")
+    if request.backend not in ADAPTED:
+        raise InputError(f"--engine {settings.engine} is for models that run weights; use --backend hf or vllm")
+    if settings.cache is not None:
+        raise InputError("--cache is a file of this machine, which replicas elsewhere cannot use; leave it out")
+    return Replicas(settings.engine, settings.replicas or 1, settings.gpus_per_replica or 0.0)
 
 
 def _make_task(settings: RunSettings) -> Task:

@@ -11,14 +11,14 @@ import hashlib
 import json
 import math
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+from harness.asking import Answers, Asked, OneModel, Reply
 from harness.judge import judge_choice, judge_text, rejudge, summarise
-from harness.models.base import BackendError, Closing, Completion, Failure, Model, Prompt, Scores
+from harness.models.base import Closing, Failure, Prompt, Scores
 from harness.models.registry import load_model
 from harness.plan import Plan, check_same, make_plan, manifest_of, plan_of, warn_of_versions
 from harness.progress import Progress
@@ -29,6 +29,9 @@ from harness.task import Example, Measured, Task
 from stepgame.errors import InputError, StepGameError
 
 __all__ = ["TooManyErrorsError", "evaluate", "perform", "rescore", "resume"]
+
+LM_EVAL = "lm-eval:"
+"""What the name of a task of lm-evaluation-harness begins with."""
 
 # What must be the same for answers of two sessions to belong to one run, and how a message names it.
 _SAME_BEFORE = {
@@ -92,6 +95,12 @@ def perform(settings: RunSettings, task: Task | None, command: Sequence[str]) ->
         raise InputError("--out is missing; give the run folder to write, or --dry-run to only look at the prompts")
     folder = Path(settings.out)
     _check_folder(folder, settings.overwrite, settings.resume)
+    if settings.task.startswith(LM_EVAL):
+        from harness.lm_eval.run import perform_lm_eval
+
+        with RunFolder(folder) as record:
+            _check_folder(folder, settings.overwrite, settings.resume)
+            return perform_lm_eval(settings, record, redacted(command))
     plan = make_plan(settings, task, redacted(command))
     with RunFolder(folder) as record:
         # Looked at again now that nobody else can change it.
@@ -114,6 +123,10 @@ def resume(path: str | Path, *, max_errors: int | None = None) -> Run:
         TooManyErrorsError: see `evaluate`.
     """
     frozen = load_run(path).manifest
+    if frozen["task"]["name"].startswith(LM_EVAL):
+        from harness.lm_eval.run import settings_of
+
+        return perform(settings_of(frozen, Path(path)), None, frozen["command"])
     plan = replace(plan_of(frozen), max_errors=max_errors)
     with RunFolder(Path(path)) as record:
         return _execute(plan, record, keep=True)
@@ -134,6 +147,8 @@ def rescore(path: str | Path) -> Run:
         InputError: if it is no run folder, or its data can no longer be made.
     """
     frozen = load_run(path).manifest
+    if frozen["task"]["name"].startswith(LM_EVAL):
+        raise InputError(f"{path}: lm-eval judges the answers to its own tasks; there is nothing to judge again")
     plan = plan_of(frozen, to_ask=False)
     check_same(frozen, plan.record(), {"task.data_sha256": "the data"}, Path(path))
     examples = {example.id: example for example in plan.task.examples}
@@ -162,8 +177,8 @@ def _execute(plan: Plan, record: RunFolder, *, keep: bool) -> Run:
         done = {line["id"] for line in record.recorded() if line["error"] is None}
     missing = [plan.prompt.render(example) for example in plan.task.examples if example.id not in done]
     if missing or old is None:
-        with _loaded(plan) as (model, was_cached):
-            manifest = manifest_of(plan, model)
+        with _loaded(plan) as asked:
+            manifest = manifest_of(plan, asked.identity)
             if old is None:
                 record.clear()
                 record.write_manifest(manifest)
@@ -171,24 +186,25 @@ def _execute(plan: Plan, record: RunFolder, *, keep: bool) -> Run:
                 check_same(old, manifest, _SAME_LOADED, record.path)
                 warn_of_versions(old, manifest)
             record.unfinish()
-            _ask_all(plan, model, missing, len(done), record, was_cached)
+            _ask_all(plan, asked, missing, len(done), record)
     record.finish(_results(plan, record))
     return load_run(record.path)
 
 
 @contextlib.contextmanager
-def _loaded(plan: Plan) -> Iterator[tuple[Model, Callable[[], Sequence[bool]]]]:
-    """Load the model, behind the cache if there is one.
-
-    Yields:
-        The model, and what tells for each prompt of the last batch whether the cache answered it.
-    """
+def _loaded(plan: Plan) -> Iterator[Asked]:
+    """Load the model, behind the cache if there is one, or its replicas on a cluster."""
     with contextlib.ExitStack() as opened:
+        if plan.replicas is not None:
+            from harness.replicas import replicas_on
+
+            yield opened.enter_context(replicas_on(plan.replicas, plan.request))
+            return
         model = load_model(plan.request, plan.task.training)
         if isinstance(model, Closing):
             opened.callback(model.close)
         if plan.cache is None:
-            yield model, tuple
+            yield OneModel(model)
             return
         from harness.cache import CachedModel, ResponseCache
 
@@ -196,25 +212,21 @@ def _loaded(plan: Plan) -> Iterator[tuple[Model, Callable[[], Sequence[bool]]]]:
         adapter = plan.request.adapter
         digest = None if adapter is None else adapter.content_hash
         cached = CachedModel(model, plan.request, responses, adapter_hash=digest, sampling=plan.sampling)
-        yield cached, lambda: cached.from_cache
+        yield OneModel(cached, lambda: cached.from_cache)
 
 
 def _ask_all(
     plan: Plan,
-    model: Model,
+    asked: Asked,
     prompts: Sequence[Prompt],
     done: int,
     record: RunFolder,
-    was_cached: Callable[[], Sequence[bool]],
 ) -> None:
     total, failed = done + len(prompts), 0
     try:
         with Progress(total, done, plan.request.spec) as progress:
-            for batch in model.batches(prompts):
-                lines = _ask(plan, model, [prompts[index] for index in batch])
-                for place, cached in enumerate(was_cached()):
-                    if cached:
-                        lines[place]["cached"] = True
+            for batch, answers in asked.answers(prompts, plan.sampling):
+                lines = _lines(plan, [prompts[index] for index in batch], answers)
                 record.append(lines)
                 done += len(lines)
                 errors = sum(line["error"] is not None for line in lines)
@@ -239,26 +251,20 @@ def _too_many(
     )
 
 
-def _ask(plan: Plan, model: Model, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
-    """Ask one batch and judge its replies."""
-    start = time.perf_counter()
-    replies: Sequence[Any]
-    try:
-        if plan.sampling is None:
-            replies = model.choose(prompts, [prompt.example.options for prompt in prompts])
-        else:
-            replies = model.generate(prompts, plan.sampling)
-    except BackendError as error:
-        replies = [Failure(str(error))] * len(prompts)
+def _lines(plan: Plan, prompts: Sequence[Prompt], answers: Answers) -> list[dict[str, Any]]:
+    """Judge the answers to one batch."""
     # A sample's time is its share of its batch.
-    seconds = (time.perf_counter() - start) / len(prompts)
-    pairs = zip(prompts, replies, strict=True)
-    return [_line(plan, model, prompt, reply) | {"seconds": round(seconds, 6)} for prompt, reply in pairs]
+    seconds = round(answers.seconds / len(prompts), 6)
+    lines = []
+    for place, (prompt, text, reply) in enumerate(zip(prompts, answers.texts, answers.replies, strict=True)):
+        line = _line(plan, prompt, text, reply) | {"seconds": seconds}
+        lines.append(line | {"cached": True} if answers.cached and answers.cached[place] else line)
+    return lines
 
 
-def _line(plan: Plan, model: Model, prompt: Prompt, reply: Scores | tuple[Completion, ...] | Failure) -> dict[str, Any]:
+def _line(plan: Plan, prompt: Prompt, rendered: str | None, reply: Reply) -> dict[str, Any]:
     example = prompt.example
-    text: Any = model.render(prompt)
+    text: Any = rendered
     if text is None:
         text = [asdict(message) for message in prompt.messages]
     line: dict[str, Any] = {

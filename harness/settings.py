@@ -31,6 +31,7 @@ STORY_SETTINGS = (
 
 
 _MODEL, _STORIES, _PROMPT, _SAMPLING, _RUN = "Model", "What is asked", "Prompt and scoring", "Sampling", "Run"
+_CLUSTER = "Cluster"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +189,15 @@ class RunSettings:
             _SAMPLING, "Texts for each question; the answer is what most of them say (self-consistency).", int
         ),
     )
+    engine: str = field(
+        default="local", metadata=flag(_CLUSTER, "local, ray (RAY_ADDRESS, or this machine), or ray://HOST:PORT.", str)
+    )
+    replicas: int | None = field(
+        default=None, metadata=flag(_CLUSTER, "Copies of the model on the cluster. [default: 1]", int | None)
+    )
+    gpus_per_replica: float | None = field(
+        default=None, metadata=flag(_CLUSTER, "GPUs of each; a share of one is allowed. [default: 0]", float | None)
+    )
     out: str | Path | None = field(default=None, metadata=flag(_RUN, "Run folder to write.", Path | None))
     overwrite: bool = field(
         default=False, metadata=flag(_RUN, "Put this run in the place of the one there.", bool, "--overwrite")
@@ -202,6 +212,8 @@ class RunSettings:
         for name, least in (
             ("samples", 1),
             ("limit", 1),
+            ("replicas", 1),
+            ("gpus_per_replica", 0),
             ("shots", 0),
             ("max_tokens", 1),
             ("max_errors", 0),
@@ -318,6 +330,9 @@ class Settings(TypedDict, total=False):
     temperature: float
     top_p: float
     samples: int
+    engine: str
+    replicas: int | None
+    gpus_per_replica: float | None
     overwrite: bool
     resume: bool
     max_errors: int | None

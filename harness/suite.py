@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.plan import make_plan
 from harness.record import Run
-from harness.run import perform
+from harness.run import LM_EVAL, perform
 from harness.settings import RunSettings
 from harness.tasks.catalogue import Suite, load_suite
 from stepgame.errors import InputError
@@ -58,6 +58,9 @@ def perform_suite(settings: RunSettings, name: str, command: Sequence[str]) -> l
     suite = load_suite(name)
     if settings.out is None:
         raise InputError("--out is missing; give the folder of the suite's runs")
+    if suite.by_lm_eval:
+        names = ",".join(task.removeprefix(LM_EVAL) for task in suite.tasks)
+        return _lm_eval_rows(perform(replace(settings, task=LM_EVAL + names), None, command))
     out = Path(settings.out)
     runs = [_of_task(settings, suite, task, out) for task in suite.tasks]
     # Data and model of every task are looked at before the first question.
@@ -92,6 +95,13 @@ def _folder_of(root: Path, task: str) -> Path:
 
 def _plain(name: str) -> str:
     return "".join(each for each in name.lower() if each.isalnum())
+
+
+def _lm_eval_rows(run: Run) -> list[SuiteRow]:
+    """Return lm-eval's figures of a suite of its tasks, which are one run."""
+    metrics, n = (run.results or {})["metrics"], (run.results or {})["answered"]
+    pairs = ((key.partition("/"), value) for key, value in metrics.items())
+    return [SuiteRow(task, metric, value, n, 0, ".") for (task, _, metric), value in pairs]
 
 
 def _row(suite: Suite, task: str, run: Run) -> SuiteRow:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-__all__ = ["tasks"]
+__all__ = ["lm_eval_tasks", "tasks"]
 
 
 def tasks(
@@ -19,7 +20,10 @@ def tasks(
     from harness.tasks.catalogue import load_suite, load_suites, load_task_spec, load_task_specs
 
     names = list(load_task_specs()) if suite is None else load_suite(suite).tasks
-    rows = [("task", "train", "validation", "test", "metrics", "data set", "asks")]
+    if suite is not None and load_suite(suite).by_lm_eval:
+        typer.echo("\n".join(names))
+        return
+    rows: list[tuple[str, ...]] = [("task", "train", "validation", "test", "metrics", "data set", "asks")]
     for spec in map(load_task_spec, names):
         sizes = [f"{size:,}" if size else "-" for size in spec.sizes]
         rows.append((spec.name, *sizes, ", ".join(spec.metrics), spec.source, spec.about))
@@ -32,6 +36,19 @@ def tasks(
     typer.echo(
         f"\nOther tasks: stepgame; {' and '.join(FILE_TASKS)}, from a file" + (f"; {installed}" * bool(installed))
     )
+
+
+def lm_eval_tasks(
+    hops: Annotated[str, typer.Option(help="Chain lengths: 3, 1-10, 1-3,7.")] = "1-10",
+    per_hop: Annotated[int, typer.Option(help="Stories of each length, noisy and clean.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the stories.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder to write. [default: one in the cache]")] = None,
+) -> None:
+    """Write StepGame as tasks of lm-evaluation-harness and print the folder, for its --include_path."""
+    from harness.lm_eval.tasks import write_tasks
+    from stepgame.hops import parse_hops
+
+    typer.echo(write_tasks(out, hops=parse_hops(hops), per_hop=per_hop, seed=seed))
 
 
 def _print(rows: Sequence[tuple[str, ...]], right: Collection[int] = ()) -> None:

@@ -38,6 +38,7 @@ VERBS: dict[str, Verb] = {
     "fix": Verb("stepgame.audit_commands", "fix", "Keep the rows of a data set that pass, or relabel them."),
     "run": Verb("harness.commands", "run", "Ask a model, record every answer, judge it."),
     "tasks": Verb("harness.task_commands", "tasks", "List the tasks that can be asked, and their suites."),
+    "lm-eval-tasks": Verb("harness.task_commands", "lm_eval_tasks", "Write StepGame as tasks of lm-eval, print where."),
     "resume": Verb("harness.commands", "resume", "Go on with a run that was cut off."),
     "rescore": Verb("harness.commands", "rescore", "Judge a run's recorded answers again, without the model."),
     "compare": Verb("harness.compare_commands", "compare", "Compare runs on the same stories, in pairs."),

@@ -8,8 +8,9 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -112,6 +113,16 @@ def _counted(parts: Iterator[Stories], progress: Progress, task: object) -> Iter
         progress.advance(task, len(part))  # type: ignore[arg-type]
 
 
+def _source(engine: str, workers: int, opened: contextlib.ExitStack) -> Callable[[Recipe], Iterator[Stories]]:
+    """Return what makes stories: threads of this process, or a cluster, which is let go of with ``opened``."""
+    if engine == "local":
+        return partial(stream, workers=workers)
+    from stepgame.cluster import BlockMaker, connected
+
+    maker = BlockMaker(opened.enter_context(connected(engine)))
+    return partial(stream, submit=maker, ahead=maker.ahead)
+
+
 def generate(
     hops: Annotated[str, typer.Option(help="Links of the chain: 3, 1-10 or 1-3,7.")] = "1-10",
     per_hop: Annotated[int, typer.Option(help="Stories for each number of hops.")] = 1000,
@@ -128,6 +139,7 @@ def generate(
     phrases: Annotated[str, typer.Option(help="train, heldout or all of the bank's phrases.")] = "all",
     unique: Annotated[bool, typer.Option("--unique", help="Leave out rows alike, also to other splits.")] = False,
     workers: Annotated[int, typer.Option(help="Threads; the bytes are the same for any number.")] = 1,
+    engine: Annotated[str, typer.Option(help="local, ray, or ray://HOST:PORT; the bytes are the same.")] = "local",
     format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "parquet",
     out: Annotated[Path, typer.Option(help="Folder for one file a hop: qa1_test.parquet, ...")] = Path("data"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
@@ -151,7 +163,10 @@ def generate(
     )
     wanted = {**recipe.describe(), "format": format}
     started, made, kept = time.perf_counter(), 0, 0
-    with _prepared_folder(out, wanted, overwrite, resume), _progress() as progress:
+    with contextlib.ExitStack() as opened:
+        source = _source(engine, workers, opened)
+        opened.enter_context(_prepared_folder(out, wanted, overwrite, resume))
+        progress = opened.enter_context(_progress())
         task = progress.add_task("generating", total=per_hop * len(recipe.hops))
         for k in recipe.hops:
             target = out / f"qa{k}_{split}{suffix}"
@@ -159,13 +174,17 @@ def generate(
                 kept += 1
                 progress.advance(task, per_hop)
                 continue
-            parts = stream(replace(recipe, hops=(k,)), workers)
+            parts = source(replace(recipe, hops=(k,)))
             write_stream(_counted(parts, progress, task), target, format)
             made += per_hop
     seconds = time.perf_counter() - started
     kept_note = f", {kept} finished files kept" if kept else ""
     rate = f"{made / seconds:,.0f} a second" if made else "nothing to do"
     typer.echo(f"{made:,} stories in {seconds:.1f} s ({rate}{kept_note}): {out}")
+    _say_repeats(recipe)
+
+
+def _say_repeats(recipe: Recipe) -> None:
     for k, alike in repeats(recipe).items():
         if any(alike):
             typer.echo(

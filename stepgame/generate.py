@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +36,7 @@ from stepgame.render import Renderer
 from stepgame.stories import FACT, SCHEMA, Stories
 from stepgame.unique import Repeats, count_repeats, fresh_rows
 
-__all__ = ["BLOCK", "Recipe", "generate", "repeats", "stream"]
+__all__ = ["BLOCK", "Recipe", "Submit", "generate", "make_block", "repeats", "stream"]
 
 T = TypeVar("T")
 
@@ -179,21 +180,52 @@ def _row_numbers(recipe: Recipe, sampler: Sampler, bank: Bank) -> Iterator[I64]:
         yield np.arange(first, min(first + rows, last))
 
 
-def _in_order(pool: ThreadPoolExecutor, work: Callable[[I64], T], blocks: Iterator[I64], ahead: int) -> Iterator[T]:
+Submit = Callable[[Recipe, int, I64], "Future[pa.Table]"]
+"""Starts on a block of rows somewhere; see `make_block`."""
+
+
+@lru_cache(maxsize=8)
+def _tabulator(recipe: Recipe, hops: int) -> _Tabulator:
+    return _Tabulator(recipe, hops, load_bank(recipe.bank).select(recipe.phrases))
+
+
+def make_block(recipe: Recipe, hops: int, rows: I64) -> pa.Table:
+    """Make some rows of one length, anywhere: they depend on the arguments alone.
+
+    Args:
+        recipe: what to generate.
+        hops: chain length.
+        rows: [n] int64, their numbers.
+
+    Returns:
+        n rows of `stepgame.stories.SCHEMA`.
+    """
+    return _tabulator(recipe, hops).table(rows)
+
+
+def _in_order(start: Callable[[I64], Future[T]], blocks: Iterator[I64], ahead: int) -> Iterator[T]:
     """Work on blocks at once, a bounded number ahead, and yield the results in the blocks' order."""
-    waiting = deque(pool.submit(work, block) for block in islice(blocks, ahead))
+    waiting = deque(start(block) for block in islice(blocks, ahead))
     while waiting:
         done = waiting.popleft().result()
-        waiting.extend(pool.submit(work, block) for block in islice(blocks, 1))
+        waiting.extend(start(block) for block in islice(blocks, 1))
         yield done
 
 
-def stream(recipe: Recipe, workers: int = 1) -> Iterator[Stories]:
+def _starter(pool: ThreadPoolExecutor, tabulator: _Tabulator) -> Callable[[I64], Future[pa.Table]]:
+    return lambda rows: pool.submit(tabulator.table, rows)
+
+
+def stream(
+    recipe: Recipe, workers: int = 1, *, submit: Submit | None = None, ahead: int | None = None
+) -> Iterator[Stories]:
     """Yield the recipe's stories in order, at most `BLOCK` rows of one length at a time.
 
     Args:
         recipe: what to generate.
         workers: blocks made at once; the rows and their order are the same for any number.
+        submit: where blocks are made instead of in threads of this process.
+        ahead: most blocks under way; a few more than ``workers`` when omitted.
 
     Raises:
         InputError: if ``workers`` is below 1, or the recipe asks for more unique rows than there are.
@@ -206,7 +238,8 @@ def stream(recipe: Recipe, workers: int = 1) -> Iterator[Stories]:
         for hops in recipe.hops:
             tabulator = _Tabulator(recipe, hops, bank)
             blocks = _row_numbers(recipe, tabulator.sampler, bank)
-            for table in _in_order(pool, tabulator.table, blocks, workers + 1):
+            start = _starter(pool, tabulator) if submit is None else partial(submit, recipe, hops)
+            for table in _in_order(start, blocks, ahead or workers + 1):
                 yield Stories(table, metadata)
 
 

@@ -19,7 +19,9 @@ def base_record() -> dict[str, Any]:
     return {"spec": BUILTIN, "content_hash": builtin_folder()[1], "hidden_size": 576}
 
 
-def soft_prompt(folder: Path, table: torch.Tensor, seed: int, **settings: Any) -> Path:
+def soft_prompt(
+    folder: Path, table: torch.Tensor, seed: int, *, base: dict[str, Any] | None = None, **settings: Any
+) -> Path:
     """Write a soft prompt whose rows and offsets have the spread of the model's own embeddings."""
     config = SoftPromptConfig(**{"prompt_length": 8, **settings})
     generator = torch.Generator().manual_seed(seed)
@@ -34,7 +36,8 @@ def soft_prompt(folder: Path, table: torch.Tensor, seed: int, **settings: Any) -
     folder.mkdir()
     soft.save(folder / FILE)
     method = {"none": "pt", "position": "dept", "token": "adept"}[config.offset]
-    write_adapter(folder, kind="soft-prompt", method=method, config=config.record(), base=base_record(), files=[FILE])
+    record = base or base_record()
+    write_adapter(folder, kind="soft-prompt", method=method, config=config.record(), base=record, files=[FILE])
     return folder
 
 

@@ -24,10 +24,7 @@ def check_lm_eval() -> str:
     try:
         return version("lm_eval")
     except PackageNotFoundError:
-        raise InputError(
-            "lm_eval is not installed; it needs an older python-dateutil than the locked set-up has, so give it an "
-            "environment of its own that sees this one's packages, as benchmarks/README.md shows"
-        ) from None
+        raise InputError("lm_eval is not installed; run: pip install 'stepgame[lm-eval]'") from None
 
 
 def alias_vllm() -> bool:

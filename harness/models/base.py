@@ -26,6 +26,7 @@ __all__ = [
     "Role",
     "Sampling",
     "Scores",
+    "TokenModel",
     "Verb",
     "chunks",
 ]
@@ -231,6 +232,40 @@ class Closing(Protocol):
 
     def close(self) -> None:
         """Let go of it."""
+
+
+@runtime_checkable
+class TokenModel(Protocol):
+    """A model whose tokens are at hand, to be asked in tokens instead of prompts."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, of transformers."""
+
+    @property
+    def room(self) -> int:
+        """Most tokens of a prompt and what follows it; a soft prompt's rows are taken off already."""
+
+    def score_tokens(
+        self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[tuple[int, ...]]]
+    ) -> list[Scores | Failure]:
+        """Score every option of every prompt as the continuation of the prompt.
+
+        Args:
+            prompts: token ids; none empty.
+            options: for each prompt the token ids of its options; none empty, no two of a prompt alike.
+        """
+
+    def complete_tokens(
+        self, prompts: Sequence[Sequence[int]], names: Sequence[str], sampling: Sampling
+    ) -> list[Completion | Failure]:
+        """Complete every prompt once.
+
+        Args:
+            prompts: token ids; none empty.
+            names: with the sampling's seed, decide the draws.
+            sampling: how; its ``n`` is not looked at.
+        """
 
 
 def chunks(count: int, size: int) -> Iterator[list[int]]:

@@ -13,6 +13,7 @@ Conventions that decide what a number means:
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -37,7 +38,7 @@ from harness.models.base import (
 )
 from harness.models.builtin import checkpoint_hash, quiet_transformers
 from harness.models.chat import load_tokenizer, unloadable
-from harness.models.local import Encoded, Encoder
+from harness.models.local import Encoder
 from harness.progress import say
 from harness.task import Example
 from harness.threads import wait_without_spinning
@@ -183,45 +184,84 @@ class HFModel:
         """Score the options exactly; see `harness.choice`."""
         encoded = self._encoder.encode(prompts)
         tokens = [self._encoder.options(each, tuple(texts)) for each, texts in zip(encoded, options, strict=True)]
-        room = [max(map(len, each)) for each in tokens]
-        result: list[Scores | Failure] = list(self._too_long(encoded, room))
+        return self.score_tokens([each.ids for each in encoded], tokens)
+
+    def score_tokens(
+        self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[tuple[int, ...]]]
+    ) -> list[Scores | Failure]:
+        """Score options exactly; see `TokenModel.score_tokens`."""
+        room = [max(map(len, each)) for each in options]
+        result: list[Scores | Failure] = list(self._too_long(prompts, room))
         asked = [index for index, failure in enumerate(result) if failure is None]
         logprobs = self._in_memory(
-            lambda part: self._score([self._inputs.rows + encoded[i].ids for i in part], [tokens[i] for i in part]),
+            lambda part: self._score([(*self._inputs.rows, *prompts[i]) for i in part], [options[i] for i in part]),
             asked,
         )
         for index, values in zip(asked, logprobs, strict=True):
-            lengths = tuple(map(len, tokens[index]))
-            scored = build_trie(tokens[index]).scored
-            result[index] = Scores(tuple(values), lengths, len(encoded[index].ids), scored)
+            lengths = tuple(map(len, options[index]))
+            scored = build_trie(options[index]).scored
+            result[index] = Scores(tuple(values), lengths, len(prompts[index]), scored)
         return result
+
+    @torch.inference_mode()
+    def is_greedy(self, prompt: Sequence[int], option: Sequence[int]) -> bool:
+        """Return whether greedy decoding from a prompt begins with an option; both are token ids."""
+        ids = torch.tensor([[*self._inputs.rows, *prompt, *option]], device=self._model.device)
+        places = torch.arange(ids.shape[1], device=ids.device)
+        given = self._inputs(ids, torch.where(places < ids.shape[1] - len(option), places, -1)[None])
+        logits = self._model(**given, logits_to_keep=len(option) + 1).logits[0, :-1]
+        return bool((logits.argmax(dim=-1) == ids[0, -len(option) :]).all())
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...] | Failure]:
         """Complete the prompts; a draw depends on the seed and the sample's id, not on the batch."""
-        encoded = self._encoder.encode(prompts)
-        result: list[Any] = self._too_long(encoded, [sampling.max_tokens] * len(prompts))
-        asked = [index for index, failure in enumerate(result) if failure is None]
-        copies = [(index, copy) for index in asked for copy in range(sampling.n)]
-        drawn = self._in_memory(
-            lambda part: self._complete(
-                [self._inputs.rows + encoded[index].ids for index, _ in part],
-                [f"{prompts[index].example.id}\0{copy}" for index, copy in part],
-                sampling,
-            ),
-            copies,
-        )
-        for position, index in enumerate(asked):
-            result[index] = tuple(drawn[position * sampling.n : (position + 1) * sampling.n])
+        ids = [each.ids for each in self._encoder.encode(prompts)]
+        names = [f"{prompt.example.id}\0{copy}" for prompt in prompts for copy in range(sampling.n)]
+        drawn = self.complete_tokens([each for each in ids for _ in range(sampling.n)], names, sampling)
+        result: list[Any] = []
+        for start in range(0, len(drawn), sampling.n):
+            copies = drawn[start : start + sampling.n]
+            failed = next((each for each in copies if isinstance(each, Failure)), None)
+            result.append(failed or tuple(copies))
         return result
 
-    def _too_long(self, encoded: Sequence[Encoded], room: Sequence[int]) -> list[Any]:
-        limit = getattr(self._model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        rows = len(self._inputs.rows)
+    def complete_tokens(
+        self, prompts: Sequence[Sequence[int]], names: Sequence[str], sampling: Sampling
+    ) -> list[Completion | Failure]:
+        """Complete prompts given as tokens; see `TokenModel.complete_tokens`."""
+        result: list[Any] = self._too_long(prompts, [sampling.max_tokens] * len(prompts))
+        asked = [index for index, failure in enumerate(result) if failure is None]
+        drawn = self._in_memory(
+            lambda part: self._complete(
+                [(*self._inputs.rows, *prompts[index]) for index in part], [names[index] for index in part], sampling
+            ),
+            asked,
+        )
+        for index, completion in zip(asked, drawn, strict=True):
+            result[index] = completion
+        return result
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self._tokenizer
+
+    @property
+    def room(self) -> int:
+        """Most tokens of a prompt and what follows it."""
+        limit = self._positions
+        return sys.maxsize if limit is None else limit - len(self._inputs.rows)
+
+    @property
+    def _positions(self) -> int | None:
+        return getattr(self._model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+    def _too_long(self, prompts: Sequence[Sequence[int]], room: Sequence[int]) -> list[Any]:
+        limit, rows = self._positions, len(self._inputs.rows)
         return [
-            Failure(f"prompt of {len(each.ids)} tokens and {rows + more} more exceed the model's {limit} positions")
-            if limit is not None and len(each.ids) + rows + more > limit
+            Failure(f"prompt of {len(each)} tokens and {rows + more} more exceed the model's {limit} positions")
+            if limit is not None and len(each) + rows + more > limit
             else None
-            for each, more in zip(encoded, room, strict=True)
+            for each, more in zip(prompts, room, strict=True)
         ]
 
     def _in_memory(self, work: Callable[[Sequence[Any]], list[Any]], items: Sequence[Any]) -> list[Any]:

@@ -20,6 +20,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple, Self
 
@@ -37,7 +38,7 @@ from harness.models.base import (
 )
 from harness.models.builtin import checkpoint_hash
 from harness.models.chat import load_tokenizer
-from harness.models.local import Encoded, Encoder
+from harness.models.local import Encoder
 from harness.task import Example
 from harness.trie import ROOT, Trie, build_trie
 from stepgame.errors import InputError, MissingExtraError
@@ -122,6 +123,7 @@ class VLLMModel:
         soft: EmbeddedPrompts | None = None,
     ) -> None:
         self._engine = engine
+        self._tokenizer = tokenizer
         self._encoder = Encoder(tokenizer)
         self._identity = identity
         self._limit = limit
@@ -198,18 +200,25 @@ class VLLMModel:
         """Score the options exactly; see this module's description."""
         encoded = self._encoder.encode(prompts)
         tokens = [self._encoder.options(each, tuple(texts)) for each, texts in zip(encoded, options, strict=True)]
+        return self.score_tokens([each.ids for each in encoded], tokens)
+
+    def score_tokens(
+        self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Path]]
+    ) -> list[Scores | Failure]:
+        """Score options exactly; see `harness.models.base.TokenModel.score_tokens`."""
+        tokens = [tuple(paths) for paths in options]
         result: list[Any] = [
-            self._too_long(each, max(map(len, paths))) for each, paths in zip(encoded, tokens, strict=True)
+            self._too_long(each, max(map(len, paths))) for each, paths in zip(prompts, tokens, strict=True)
         ]
         asked = [index for index, failure in enumerate(result) if failure is None]
         # A prompt's requests stand together, so that its blocks are still cached when its nodes are read.
-        sent = [self._send_options(encoded[index], self._asks(tokens[index])[1]) for index in asked]
+        sent = [self._send_options(tuple(prompts[index]), self._asks(tokens[index])[1]) for index in asked]
         outputs = iter(self._engine.collect([name for names in sent for name in names]))
         for index in asked:
             trie, asks = self._asks(tokens[index])
             answers = [next(outputs) for _ in asks]
             failed = next(filter(None, map(_failure, answers)), None)
-            result[index] = failed or _scores(trie, asks, answers, tokens[index], len(encoded[index].ids))
+            result[index] = failed or _scores(trie, asks, answers, tokens[index], len(prompts[index]))
         return result
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[tuple[Completion, ...] | Failure]:
@@ -217,7 +226,7 @@ class VLLMModel:
         if 0 < sampling.temperature < MIN_TEMPERATURE:
             raise InputError(f"vLLM takes temperature 0 or at least {MIN_TEMPERATURE}, not {sampling.temperature}")
         encoded = self._encoder.encode(prompts)
-        result: list[Any] = [self._too_long(each, sampling.max_tokens) for each in encoded]
+        result: list[Any] = [self._too_long(each.ids, sampling.max_tokens) for each in encoded]
         for prompt in (*prompts, *self._ahead):
             self._send(prompt, sampling)
         asked = [index for index, failure in enumerate(result) if failure is None]
@@ -229,6 +238,31 @@ class VLLMModel:
         for index, output in zip(asked, outputs, strict=True):
             result[index] = _failure(output) or _completions(output, len(encoded[index].ids))
         return result
+
+    def complete_tokens(
+        self, prompts: Sequence[Sequence[int]], names: Sequence[str], sampling: Sampling
+    ) -> list[Completion | Failure]:
+        """Complete prompts given as tokens; see `harness.models.base.TokenModel.complete_tokens`."""
+        result: list[Any] = [self._too_long(each, sampling.max_tokens) for each in prompts]
+        asked = [index for index, failure in enumerate(result) if failure is None]
+        one = replace(sampling, n=1)
+        sent = [
+            self._engine.submit(self._engine_prompt(tuple(prompts[index])), _params(one, names[index]))
+            for index in asked
+        ]
+        for index, output in zip(asked, self._engine.collect(sent), strict=True):
+            result[index] = _failure(output) or _completions(output, len(prompts[index]))[0]
+        return result
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self._tokenizer
+
+    @property
+    def room(self) -> int:
+        """Most tokens of a prompt and what follows it."""
+        return self._limit - self._rows
 
     def close(self) -> None:
         """Stop the engine; it also stops when the model is dropped and at exit."""
@@ -243,20 +277,12 @@ class VLLMModel:
     def _send(self, prompt: Prompt, sampling: Sampling) -> None:
         (encoded,) = self._encoder.encode([prompt])
         key = (prompt, sampling)
-        if key in self._sent or self._too_long(encoded, sampling.max_tokens) is not None:
+        if key in self._sent or self._too_long(encoded.ids, sampling.max_tokens) is not None:
             return
-        params = sampling_params(
-            n=sampling.n,
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=_seed(sampling.seed, prompt.example.id),
-            stop=list(sampling.stop),
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        params = _params(sampling, prompt.example.id)
         self._sent[key] = self._engine.submit(self._engine_prompt(encoded.ids), params)
 
-    def _send_options(self, prompt: Encoded, asks: Sequence[_Ask]) -> list[str]:
+    def _send_options(self, prompt: Path, asks: Sequence[_Ask]) -> list[str]:
         """Send the requests about one prompt's options; return their names."""
         names = []
         for ask in asks:
@@ -269,7 +295,7 @@ class VLLMModel:
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
-            names.append(self._engine.submit(self._engine_prompt(prompt.ids, ask.path), params))
+            names.append(self._engine.submit(self._engine_prompt(prompt, ask.path), params))
         return names
 
     def _asks(self, options: tuple[Path, ...]) -> tuple[Trie, list[_Ask]]:
@@ -278,12 +304,12 @@ class VLLMModel:
             self._tries[options] = (trie, _requests(trie))
         return self._tries[options]
 
-    def _too_long(self, prompt: Encoded, more: int) -> Failure | None:
+    def _too_long(self, prompt: Sequence[int], more: int) -> Failure | None:
         more += self._rows
-        if len(prompt.ids) + more <= self._limit:
+        if len(prompt) + more <= self._limit:
             return None
         return Failure(
-            f"prompt of {len(prompt.ids)} tokens and {more} more exceed the engine's max_model_len of {self._limit}"
+            f"prompt of {len(prompt)} tokens and {more} more exceed the engine's max_model_len of {self._limit}"
         )
 
     def _forget(self) -> None:
@@ -348,6 +374,19 @@ def _failure(output: Any) -> Failure | None:
         if each.finish_reason not in ("stop", "length"):
             return Failure(f"vLLM ended the request with {each.finish_reason!r}")
     return None
+
+
+def _params(sampling: Sampling, name: str) -> Any:
+    """Return how vLLM is to draw a sample's completions."""
+    return sampling_params(
+        n=sampling.n,
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=_seed(sampling.seed, name),
+        stop=list(sampling.stop),
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
 
 
 def _seed(seed: int, name: str) -> int:

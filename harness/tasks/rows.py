@@ -11,10 +11,13 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.tasks.catalogue import SPLITS, TaskSpec
 from stepgame.errors import InputError, require, unknown_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Row", "hash_order", "load_rows"]
 
@@ -174,12 +177,16 @@ def _records(spec: TaskSpec, path: Path) -> tuple[list[dict[str, Any]], int]:
     import pandas as pd
 
     if path.suffix == ".parquet":
-        return pd.read_parquet(path).to_dict("records"), 1
+        return _of_frame(pd.read_parquet(path)), 1
     # The tables of GLUE quote nothing: a quotation mark is part of the text.
     form: Any = {"sep": "\t", "quoting": 3} if path.suffix == ".tsv" else {}
     header: Any = {"header": None, "names": list(spec.columns)} if spec.columns else {}
     frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", **form, **header)
-    return frame.to_dict("records"), 1 if spec.columns else 2
+    return _of_frame(frame), 1 if spec.columns else 2
+
+
+def _of_frame(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(column): value for column, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _chosen(spec: TaskSpec, rows: list[Row]) -> list[Row]:

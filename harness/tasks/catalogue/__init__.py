@@ -112,6 +112,11 @@ class Suite:
     tasks: tuple[str, ...]
     headline: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def by_lm_eval(self) -> bool:
+        """Whether its tasks are lm-eval's, which asks all of them in one run."""
+        return all(task.startswith("lm-eval:") for task in self.tasks)
+
     def metric(self, task: str) -> str:
         """Return the metric that is reported of a task."""
         return self.headline.get(task) or load_task_spec(task).metrics[0]

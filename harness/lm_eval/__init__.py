@@ -1,0 +1,1 @@
+"""lm-evaluation-harness both ways: StepGame as its tasks, and our models under its tasks."""

@@ -1,0 +1,140 @@
+"""A Ray cluster gives what this process gives, also when a machine of it is lost in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import evaluate
+from harness.asking import Replicas
+from harness.models.registry import parse_model
+from harness.prompts import load_prompt
+from harness.tasks import make_task
+from stepgame.errors import InputError
+from stepgame.generate import Recipe, stream
+from tests.tiny import tiny_decoder
+
+ray = pytest.importorskip("ray")
+from ray import cloudpickle  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Start a cluster whose head does no work."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.fixture
+def nodes(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Give the cluster two machines of one core, and make it the one that ``--engine ray`` means."""
+    made = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    cluster.wait_for_nodes()
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    yield made
+    ray.shutdown()
+    for node in made:
+        if node in cluster.worker_nodes:
+            cluster.remove_node(node)
+
+
+def test_stories_have_the_same_bytes_though_a_machine_is_lost(cluster: Any, nodes: list[Any]) -> None:
+    from stepgame.cluster import BlockMaker, connected
+
+    recipe = Recipe((2, 40), 60_000, noise=True, seed=4)
+    local = (part.table for part in stream(recipe))
+    with connected("ray") as connection:
+        maker = BlockMaker(connection)
+        assert maker.ahead == 4
+        for number, part in enumerate(stream(recipe, submit=maker, ahead=maker.ahead)):
+            assert part.table.equals(next(local))
+            if number == 0:
+                cluster.remove_node(nodes[0])
+    assert next(local, None) is None
+
+
+def test_answers_are_the_same_and_none_is_lost_or_double_though_a_machine_is_lost(
+    cluster: Any, nodes: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from harness import replicas
+
+    monkeypatch.setattr(replicas, "CHUNK", 4)
+    model = str(tiny_decoder(tmp_path / "tiny"))
+    asked: Any = {"hops": [1, 2, 3], "per_hop": 40, "noise": True}
+    local = evaluate(model, out=tmp_path / "local", **asked)
+
+    def kill() -> None:
+        samples = tmp_path / "ray" / "samples.jsonl"
+        while not (samples.exists() and samples.stat().st_size):
+            time.sleep(0.01)
+        cluster.remove_node(nodes[0])
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    run = evaluate(model, out=tmp_path / "ray", engine="ray", replicas=2, **asked)
+    killer.join()
+    assert "a replica was lost, 1 are left" in capfd.readouterr().err
+    written = [json.loads(line) for line in (tmp_path / "ray" / "samples.jsonl").read_text().splitlines()]
+    assert len(written) == len({line["id"] for line in written}) == 120
+    assert run.results is not None and local.results is not None and run.results["errors"] == 0
+    here, there = ({line["id"]: line for line in each.samples()} for each in (local, run))
+    assert here.keys() == there.keys()
+    for name, line in here.items():
+        assert there[name]["prompt"] == line["prompt"]
+        assert there[name]["prediction"] == line["prediction"]
+        assert there[name]["logprobs"] == pytest.approx(line["logprobs"], abs=1e-3)
+    assert run.manifest["replicas"] == {"engine": "ray", "count": 2, "gpus": 0.0}
+    assert run.manifest["model"]["content_hash"] == local.manifest["model"]["content_hash"]
+
+
+def test_a_chunk_that_is_lost_twice_is_an_error_and_not_asked_again(
+    nodes: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.replicas import ModelReplica, replicas_on
+
+    examples = make_task("stepgame", {"hops": 1, "per_hop": 2}).examples
+    prompts = [load_prompt("zero-shot", "choice").render(each) for each in examples]
+    # The cluster's processes cannot import this module.
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(ModelReplica, "ask", _die)
+    with replicas_on(Replicas("ray", 2), parse_model(str(tiny_decoder(tmp_path / "tiny")))) as pool:
+        ((places, answers),) = pool.answers(prompts, None)
+    assert places == [0, 1]
+    assert all("lost 2 times" in reply.error for reply in answers.replies)
+
+
+def _die(self: Any, prompts: Any, sampling: Any) -> None:
+    os._exit(1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"engine": "rya"}, "unknown engine 'rya'"),
+        ({"replicas": 2}, "--replicas is for a cluster"),
+        ({"engine": "ray", "model": "oracle"}, "for models that run weights"),
+        ({"engine": "ray", "cache": "answers"}, "--cache is a file of this machine"),
+        ({"engine": "ray", "replicas": 0}, "--replicas must be at least 1"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_starts(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        evaluate(settings.pop("model", "smollm2"), out=tmp_path / "run", per_hop=1, **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cluster_that_is_too_small_says_so(nodes: list[Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="3 replicas need 3 CPUs, and the cluster has 2"):
+        evaluate("smollm2", out=tmp_path / "run", per_hop=1, engine="ray", replicas=3)
