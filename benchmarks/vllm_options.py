@@ -65,7 +65,7 @@ def _by_node(model: Any, prompts: Sequence[Prompt], *, waves: bool) -> Found:
     asks = [_nodes(trie) for trie in tries]
     answers: list[list[Any]] = [[] for _ in prompts]
     for part in (slice(1), slice(1, None)) if waves else (slice(None),):
-        names = [model._send_options(each, ask[part]) for each, ask in zip(encoded, asks, strict=True)]
+        names = [model._send_options(each.ids, ask[part]) for each, ask in zip(encoded, asks, strict=True)]
         outputs = iter(model._engine.collect([name for some in names for name in some]))
         for place, some in enumerate(names):
             answers[place] += [next(outputs) for _ in some]
