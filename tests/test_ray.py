@@ -109,7 +109,13 @@ def test_a_chunk_that_is_lost_twice_is_an_error_and_not_asked_again(
     # The cluster's processes cannot import this module.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(ModelReplica, "ask", _die)
-    with replicas_on(Replicas("ray", 2), parse_model(str(tiny_decoder(tmp_path / "tiny")))) as pool:
+    request = parse_model(str(tiny_decoder(tmp_path / "tiny")))
+    with (
+        pytest.raises(InputError, match="3 replicas need 3 CPUs, and the cluster has 2"),
+        replicas_on(Replicas("ray", 3), request),
+    ):
+        pass
+    with replicas_on(Replicas("ray", 2), request) as pool:
         ((places, answers),) = pool.answers(prompts, None)
     assert places == [0, 1]
     assert all("lost 2 times" in reply.error for reply in answers.replies)
@@ -133,8 +139,3 @@ def test_what_cannot_be_is_said_before_anything_starts(settings: dict[str, Any],
     with pytest.raises(InputError, match=said):
         evaluate(settings.pop("model", "smollm2"), out=tmp_path / "run", per_hop=1, **settings)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_cluster_that_is_too_small_says_so(nodes: list[Any], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="3 replicas need 3 CPUs, and the cluster has 2"):
-        evaluate("smollm2", out=tmp_path / "run", per_hop=1, engine="ray", replicas=3)
