@@ -16,6 +16,7 @@ from typing import Any
 
 from harness.flags import flag, key_values
 from harness.models.adapters import Adapter, read_adapter
+from harness.models.architecture import check_engine
 from harness.models.base import ModelRequest
 from harness.models.registry import ENGINES, NAMED, parse_model
 from stepgame.errors import InputError
@@ -149,6 +150,7 @@ def plan_serving(settings: ServeSettings) -> ServePlan:
         seed=settings.seed,
         args=args,
     )
+    check_engine(request)
     named = name_adapters(settings.adapters or ())
     whole = [name for name, adapter in named.items() if adapter.kind == "weights"]
     if whole and len(named) > 1:
