@@ -70,7 +70,7 @@ def tiny_encoder_decoder(folder: Path) -> Path:
 
 
 def tiny_encoder(folder: Path, words: Iterable[str], seed: int = 0) -> Path:
-    """Write a BERT of two layers and width 32 with a masked-LM head, whose vocabulary is some words, in small letters."""
+    """Write a BERT of two layers and width 32 with a masked-LM head, whose vocabulary is some words."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast

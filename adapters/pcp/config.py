@@ -188,6 +188,12 @@ class PipelineSettings:
         return "cls" if self.method == "ft" else self.head if self.method == "tapt" else "prompt"
 
     @property
+    def asks(self) -> bool:
+        """Whether any stage puts texts into a template."""
+        raw = self.method == "tapt" and "fine-tune" not in self.stages
+        return not raw and self.head_of_last == "prompt"
+
+    @property
     def needs_unlabelled(self) -> bool:
         """Whether any stage reads unlabelled texts."""
         return self.method == "self-training" or any(stage in self.stages for stage in ("pseudo-label", "pretrain"))

@@ -73,7 +73,7 @@ def load_corpus(settings: PipelineSettings, task: ClozeTask) -> Corpus:
     if settings.needs_unlabelled and settings.unlabelled is None:
         raise InputError(f"--unlabelled is missing, which --method {settings.method} needs")
     found = _stories(settings, task) if task.name == STEPGAME else _files(settings, task)
-    # Stories are drawn, whatever their answers; their splits are kept apart by key, though the shortest may look alike.
+    # Stories are drawn, whatever their answers; their splits are kept apart by key, though short ones may be alike.
     if found.stories:
         return found
     if settings.labelled is not None:
@@ -91,9 +91,7 @@ def _without_leaks(corpus: Corpus) -> Corpus:
     kept = [place for place, each in enumerate(corpus.unlabelled) if each.texts not in test]
     leaked = len(corpus.unlabelled) - len(kept)
     if leaked:
-        say(
-            f"{leaked} of the {len(corpus.unlabelled)} texts of --unlabelled stand in the test data too and are left out"
-        )
+        say(f"{leaked} of {len(corpus.unlabelled)} texts of --unlabelled stand in the test data too and are left out")
     return replace(
         corpus,
         unlabelled=tuple(corpus.unlabelled[place] for place in kept),
@@ -244,6 +242,8 @@ class Asker:
             kind, key = ("a masked language model", "cloze") if masked else ("a decoder", "causal")
             raise InputError(f"task {task.name!r} has no template for {kind}; give it one by the key {key!r}")
         self._most = None if self._prompt else max_tokens or MAX_TOKENS[task.pair]
+        self._frame = len(tokenizer(task.render(task.cloze if masked else task.causal, ("", "")))["input_ids"])
+        self._prompts: dict[Text, Prompt] = {}
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -254,12 +254,17 @@ class Asker:
 
     def prompt(self, text: Text) -> Prompt:
         """Return what a model is asked about a text; it holds no label."""
+        if text not in self._prompts:
+            self._prompts[text] = self._made(text)
+        return self._prompts[text]
+
+    def _made(self, text: Text) -> Prompt:
         if self._prompt is not None:
             return self._prompt.render(self._stories[text.id])
-        question = self.question(text)
+        question = self._question(text)
         return Prompt((Message("user", question),), "", Example(text.id, (), question, self.options, ""))
 
-    def question(self, text: Text) -> str:
+    def _question(self, text: Text) -> str:
         """Return a text in its template, cut so that the template is whole."""
         for each in text.texts:
             if MASK in each:
@@ -267,11 +272,10 @@ class Asker:
         template = self.task.cloze if self.masked else self.task.causal
         texts = text.texts
         if self._most is not None:
-            frame = len(self._tokenizer(self.task.render(template, ("", "")))["input_ids"])
-            texts = self.cut(texts, self._most - frame - SLACK)
+            texts = self._cut(texts, self._most - self._frame - SLACK)
         return self.task.render(template, texts).strip()
 
-    def cut(self, texts: Sequence[str], room: int) -> tuple[str, ...]:
+    def _cut(self, texts: Sequence[str], room: int) -> tuple[str, ...]:
         """Cut the ends of texts off, the longest one's first, until they have so many tokens together."""
         encoded = [
             self._tokenizer(each, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]

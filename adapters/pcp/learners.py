@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,7 +54,7 @@ Predict = Callable[[Sequence[Text]], list[list[float]]]
 """From texts to the probability of each class."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Bench:
     """What all stages of a pipeline have in common.
 
@@ -86,8 +87,13 @@ class Bench:
         cls = cls or (AutoModelForMaskedLM if self.masked else None)
         return load_weights(source, self.request, "float32", place_of(self.settings.train)[0], cls, **more)
 
-    def asker(self, task: ClozeTask, tokenizer: Any) -> Asker:
-        """Return how the task is asked."""
+    @cached_property
+    def asker(self) -> Asker:
+        """How the task is asked with its hard template."""
+        return self.ask(self.task, self.tokenizer)
+
+    def ask(self, task: ClozeTask, tokenizer: Any) -> Asker:
+        """Return how a form of the task is asked."""
         train = self.settings.train
         return Asker(
             task,
@@ -200,7 +206,8 @@ class _MatchBatches(RowBatches):
     def tensors(self, rows: Sequence[Any], *, response: bool = False) -> dict[str, Any]:
         if not isinstance(rows[0], _Match):
             return super().tensors(rows, response=response)
-        parts = {key: super().tensors([getattr(row, key) for row in rows]) for key in ("labelled", "weak", "strong")}
+        plain = super().tensors
+        parts = {key: plain([getattr(row, key) for row in rows]) for key in ("labelled", "weak", "strong")}
         return {**parts, "numbers": torch.tensor([row.number for row in rows])}
 
 
@@ -289,11 +296,11 @@ def _softmax(logprobs: Sequence[float]) -> list[float]:
 
 def _asked(bench: Bench, source: BaseModel) -> tuple[Any, Any, Asker]:
     """Return a model, its tokenizer and how it is asked; with a soft template all three are new."""
-    model, tokenizer, task = bench.load(source), bench.tokenizer, bench.task
-    if bench.settings.template == "soft":
-        tokenizer = copy.deepcopy(tokenizer)
-        task = soften(task, model, tokenizer, masked=bench.masked)
-    return model, tokenizer, bench.asker(task, tokenizer)
+    model = bench.load(source)
+    if bench.settings.template == "hard":
+        return model, bench.tokenizer, bench.asker
+    tokenizer = copy.deepcopy(bench.tokenizer)
+    return model, tokenizer, bench.ask(soften(bench.task, model, tokenizer, masked=bench.masked), tokenizer)
 
 
 def _gap(bench: Bench, tokenizer: Any, asker: Asker, text: Text) -> Row:
@@ -357,7 +364,7 @@ def _check_length(bench: Bench, length: int, text: Text) -> None:
 
 def _causal_texts(bench: Bench, labelled: Sequence[Labelled] | None) -> list[Features]:
     if labelled is not None:
-        asker, encoder = bench.asker(bench.task, bench.tokenizer), Encoder(bench.tokenizer)
+        asker, encoder = bench.asker, Encoder(bench.tokenizer)
         return [as_features(_answered(bench, encoder, asker, each).ids) for each in labelled]
     end = [] if bench.tokenizer.eos_token_id is None else [bench.tokenizer.eos_token_id]
     return [as_features([*ids, *end]) for ids, _ in _raw(bench)]
@@ -368,7 +375,7 @@ def _masked_texts(bench: Bench, labelled: Sequence[Labelled] | None) -> tuple[li
     if labelled is None:
         rows = [Row(tuple(ids), (), segments) for ids, segments in _raw(bench)]
         return rows, [None] * len(rows)
-    asker = bench.asker(bench.task, bench.tokenizer)
+    asker = bench.asker
     words = [ids[0] for ids in option_ids(bench.tokenizer, asker.options)]
     rows, places = [], []
     for text, label in labelled:

@@ -118,27 +118,25 @@ def _bench(settings: PipelineSettings) -> Bench:
     if settings.mask_label and not masked:
         raise InputError("--mask-label belongs to masked language models; a decoder has no masks")
     if settings.template == "soft" and task.name == STEPGAME and not masked:
-        raise InputError(
-            f"decoders are asked {STEPGAME} in the words of --prompt; `stepgame train pt` makes those soft"
-        )
+        raise InputError(f"decoders are asked {STEPGAME} by --prompt; `stepgame train pt` makes that soft")
     if train.max_tokens is not None and base.positions is not None and train.max_tokens > base.positions:
         raise InputError(f"--max-tokens {train.max_tokens} is more than the {base.positions} positions of the model")
     bench = Bench(settings, task, base, request, tokenizer, load_corpus(settings, task), masked)
-    if settings.head_of_last == "cls" or settings.stages == ("pretrain",):
-        return bench
-    _check_words(bench)
+    if settings.asks:
+        _check_words(bench)
     return bench
 
 
 def _check_words(bench: Bench) -> None:
     """Check that the model can tell the label words apart, and that every text can be asked."""
-    asker = bench.asker(bench.task, bench.tokenizer)
+    asker = bench.asker
     if bench.masked:
         for word, ids in zip(asker.options, option_ids(bench.tokenizer, asker.options), strict=True):
             if len(ids) > 1:
+                pieces = " ".join(bench.tokenizer.convert_ids_to_tokens(ids))
                 raise InputError(
-                    f"label word {word!r} is {len(ids)} tokens ({' '.join(bench.tokenizer.convert_ids_to_tokens(ids))}) "
-                    "in this model's vocabulary, and a mask stands for one; choose another word in a task file"
+                    f"label word {word!r} is {len(ids)} tokens in this model's vocabulary ({pieces}), and a mask stands "
+                    "for one; choose another word in a task file"
                 )
     corpus = bench.corpus
     for text in (*corpus.labelled, *corpus.dev, *corpus.test, *corpus.unlabelled):
@@ -195,7 +193,7 @@ def _perform(bench: Bench, training: Path) -> dict[str, dict[str, Any]]:
             folders["fine-tune"],
             "fine-tune",
             lambda: build(bench, begun),
-            lambda each: _measure(bench, each, training),
+            lambda learner: _measure(bench, learner, training.parent),
         )
     return marks
 
@@ -229,7 +227,7 @@ def _write_labels(bench: Bench, learner: Learner, training: Path) -> dict[str, A
 
 def _label_as_it_is(bench: Bench, training: Path) -> dict[str, Any]:
     """Label by the model before any training."""
-    model, asker = bench.load(bench.base), bench.asker(bench.task, bench.tokenizer)
+    model, asker = bench.load(bench.base), bench.asker
     predict = predictor(model, bench.tokenizer, asker, bench)
     return _write_labels(bench, Learner(None, model, bench.tokenizer, (), (), None, predict, asker), training)
 

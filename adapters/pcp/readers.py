@@ -16,7 +16,8 @@ from stepgame.errors import InputError
 
 __all__ = ["Text", "find_split", "read_texts"]
 
-ENDINGS = (".tsv", ".csv", ".json", ".jsonl")
+ENDINGS = (".tsv", ".csv", ".json", ".jsonl", ".txt")
+"""Kinds of files; of plain text, which has no labels, each line is a text."""
 _NAMES = {
     "a": ("text_a", "a", "sentence", "sentence1", "text", "premise", "question1", "#1 String", "question", "content"),
     "b": ("text_b", "b", "sentence2", "hypothesis", "question2", "#2 String", "sentence"),
@@ -132,6 +133,9 @@ def _file(path: Path) -> Iterator[Row]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    if path.suffix == ".txt":
+        lines = enumerate(text.split("\n"), 1)
+        return ((f"{path}, line {number}", {"text": line}) for number, line in lines if line.strip())
     return _table(path, text) if path.suffix in (".tsv", ".csv") else _json(path, text)
 
 

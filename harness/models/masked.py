@@ -56,6 +56,7 @@ class MaskedModel:
         self._tokenizer = tokenizer
         self._identity = identity
         self._batch_tokens = batch_tokens
+        self._encoded: dict[tuple[Prompt, int], list[int]] = {}
 
     @classmethod
     def load(cls, request: ModelRequest, training: Callable[[int], Sequence[Example]]) -> Self:
@@ -99,6 +100,7 @@ class MaskedModel:
 
     def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
         """Cut work by length, longest first, so that padding is small."""
+        self._encoded.clear()
         lengths = [len(self._ids(prompt, 1)) for prompt in prompts]
         order = sorted(range(len(prompts)), key=lambda index: (-lengths[index], index))
         while order:
@@ -141,9 +143,10 @@ class MaskedModel:
         raise InputError("a masked language model writes no text; use --score choice")
 
     def _ids(self, prompt: Prompt, count: int) -> list[int]:
-        text = with_masks(self._tokenizer, plain_text(prompt), count, prompt.example.id)
-        ids: list[int] = self._tokenizer(text)["input_ids"]
-        return ids
+        if (prompt, count) not in self._encoded:
+            text = with_masks(self._tokenizer, plain_text(prompt), count, prompt.example.id)
+            self._encoded[prompt, count] = self._tokenizer(text)["input_ids"]
+        return self._encoded[prompt, count]
 
     def _probes(self, prompt: Prompt, gaps: Sequence[int], option: Sequence[int]) -> Iterator[_Probe]:
         ids = list(gaps)
@@ -271,7 +274,8 @@ def gap_positions(tokenizer: Any, ids: Sequence[int], count: int, name: str) -> 
     Raises:
         InputError: if it has more, because its text holds the model's own mask.
     """
-    places = [place for place, token in enumerate(ids) if token == tokenizer.mask_token_id]
+    mask = tokenizer.mask_token_id
+    places = [place for place, token in enumerate(ids) if token == mask]
     if len(places) != count:
         raise InputError(f"example {name}: its text holds {tokenizer.mask_token}, the mask of this model; leave it out")
     return places
