@@ -168,7 +168,7 @@ class PipelineSettings:
             raise InputError("--skip pseudo-label leaves nothing to pre-train on; give the labels by --pseudo-labels")
         if self.pseudo_labels is not None and self.method != "pcp":
             raise InputError(f"--pseudo-labels belongs to --method pcp, not to {self.method}")
-        if not self.stages:
+        if not set(self.stages) - {"pseudo-label"}:
             raise InputError(f"--skip {' --skip '.join(self.skip)} leaves nothing of --method {self.method}")
         if self.template == "soft" and self.head_of_last == "cls":
             raise InputError(
@@ -181,6 +181,11 @@ class PipelineSettings:
         own = {"tapt": ("pretrain", "fine-tune"), "pcp": STAGES}.get(self.method, ("fine-tune",))
         given = ("label-ft", "pseudo-label") if self.pseudo_labels is not None else ()
         return tuple(stage for stage in own if stage not in (*self.skip, *given))
+
+    @property
+    def last(self) -> str:
+        """The stage whose model is handed out: the last one that trains."""
+        return next(stage for stage in reversed(self.stages) if stage != "pseudo-label")
 
     @property
     def head_of_last(self) -> str:

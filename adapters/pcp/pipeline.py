@@ -135,8 +135,8 @@ def _check_words(bench: Bench) -> None:
             if len(ids) > 1:
                 pieces = " ".join(bench.tokenizer.convert_ids_to_tokens(ids))
                 raise InputError(
-                    f"label word {word!r} is {len(ids)} tokens in this model's vocabulary ({pieces}), and a mask stands "
-                    "for one; choose another word in a task file"
+                    f"label word {word!r} is {len(ids)} tokens in this model's vocabulary ({pieces}), and a mask "
+                    "stands for one; choose another word in a task file"
                 )
     corpus = bench.corpus
     for text in (*corpus.labelled, *corpus.dev, *corpus.test, *corpus.unlabelled):
@@ -285,7 +285,7 @@ def _finish(
     bench: Bench, folder: Path, training: Path, marks: Mapping[str, Mapping[str, Any]], started: float | None
 ) -> None:
     """Put the last stage's model at the top of the folder; ``adapter.json`` last, or the folder is no adapter."""
-    last = training / bench.settings.stages[-1]
+    last = training / bench.settings.last
     files = [str(name) for name in marks[last.name]["files"]]
     for name in files:
         # What a stage before was cut off at may have been moved already.

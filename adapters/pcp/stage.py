@@ -69,7 +69,8 @@ def perform_stage(
         score=(lambda: accuracy(predict(dev), dev)) if predict is not None and dev else None,
     )
     seconds = train_to_end(trainer, going_on)
-    write_curves(folder, trainer.state.log_history, f"{name} ({bench.settings.method})")
+    # A picture takes longer than many a stage.
+    write_curves(folder, trainer.state.log_history, None)
     with atomic_folder(folder / MODEL) as made:
         files = save_checkpoint(learner.model, learner.tokenizer, made)
     learner.model.eval()
