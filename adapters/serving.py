@@ -10,7 +10,7 @@ Every kind of adapter becomes something that vLLM takes:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,7 @@ def plan_serving(settings: ServeSettings) -> ServePlan:
                 f"--served-model-name {settings.served_model_name!r} names the base model, whose place the checkpoint "
                 f"{whole[0]!r} takes; leave it out"
             )
+        check_engine(replace(request, adapter=named[whole[0]]))
         return ServePlan(request, whole[0], named[whole[0]], {})
     base = settings.served_model_name or request.target
     if base in named:

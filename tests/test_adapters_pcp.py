@@ -20,9 +20,9 @@ import torch
 from adapters import train_pcp
 from adapters.pcp import stage
 from adapters.pcp.tasks import load_task
+from adapters.serving import ServeSettings, plan_serving
 from harness import evaluate
 from harness.models.registry import parse_model, require_verb
-from stepgame.cli import main
 from stepgame.errors import InputError
 from tests.tiny import tiny_decoder, tiny_encoder
 
@@ -125,14 +125,15 @@ def test_a_run_gives_the_pipelines_own_answers(made: Path, tmp_path: Path) -> No
     assert sum(right) / len(right) == pytest.approx(result(made)["test_accuracy"])
 
 
-def test_masked_models_are_refused_where_they_cannot_go(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_masked_models_are_refused_where_they_cannot_go(made: Path) -> None:
     with pytest.raises(InputError, match="which vLLM does not run; use --backend hf"):
         require_verb(parse_model(str(made), backend="vllm"), "choose")
     with pytest.raises(InputError, match="writes no text; use --score choice"):
         require_verb(parse_model(str(made)), "generate")
-    with pytest.raises(SystemExit):
-        main(["serve", "--model", str(made)])
-    assert "vLLM does not run" in capsys.readouterr().err
+    with pytest.raises(InputError, match="which vLLM does not run"):
+        plan_serving(ServeSettings(model=str(made)))
+    with pytest.raises(InputError, match="which vLLM does not run"):
+        plan_serving(ServeSettings(model="smollm2", adapters=[str(made)]))
 
 
 def test_equal_seeds_give_equal_models(made: Path, encoder: str, data: dict[str, Any], tmp_path: Path) -> None:
@@ -283,7 +284,7 @@ def test_decoders(decoder: str, data: dict[str, Any], tmp_path: Path) -> None:
     run = evaluate(str(out), out=tmp_path / "run", **asked)
     right = [line["correct"] for line in run.samples()]
     assert sum(right) / len(right) == pytest.approx(result(out)["test_accuracy"])
-    for more in ({"method": "self-training"}, {"method": "ft"}, {"method": "tapt", "template": "soft"}):
+    for more in ({"method": "self-training"}, {"method": "tapt", "template": "soft"}):
         assert result(train_pcp(model=decoder, out=tmp_path / "more", overwrite=True, **more, **SHORT, **data).folder)
 
 
