@@ -161,16 +161,32 @@ def test_gold_labels_of_unlabelled_texts_are_never_learnt(
         assert same_weights(made, out), change
 
 
-@pytest.mark.parametrize("broken", ["label-ft", "pretrain", "fine-tune"])
+@pytest.mark.parametrize(
+    ("broken", "more"),
+    [
+        ("label-ft", {}),
+        ("pretrain", {}),
+        ("fine-tune", {}),
+        ("fine-tune", {"method": "self-training", "flex": True, "cutoff": 0.55}),
+    ],
+)
 def test_a_pipeline_goes_on_from_any_stage(
-    broken: str, made: Path, encoder: str, data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broken: str,
+    more: dict[str, Any],
+    made: Path,
+    encoder: str,
+    data: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Cut off at the second step of a stage, it goes on to the same weights."""
+    given: dict[str, Any] = {"model": encoder, **SHORT, **data, **more}
+    whole = train_pcp(out=tmp_path / "whole", **given).folder if more else made
     real = stage.make_trainer
 
-    def cut_off(*args: Any, **more: Any) -> Any:
-        trainer = real(*args, **more)
-        if more["name"] == broken:
+    def cut_off(*args: Any, **named: Any) -> Any:
+        trainer = real(*args, **named)
+        if named["name"] == broken:
             step = trainer.training_step
 
             def stopping(*each: Any, **others: Any) -> Any:
@@ -184,14 +200,14 @@ def test_a_pipeline_goes_on_from_any_stage(
     monkeypatch.setattr(stage, "make_trainer", cut_off)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt, match="--resume"):
-        train_pcp(model=encoder, out=out, **SHORT, **data)
+        train_pcp(out=out, **given)
     monkeypatch.setattr(stage, "make_trainer", real)
     with pytest.raises(InputError, match="holds a training already"):
-        train_pcp(model=encoder, out=out, **SHORT, **data)
+        train_pcp(out=out, **given)
     with pytest.raises(InputError, match="threshold is no longer"):
-        train_pcp(model=encoder, out=out, resume=True, threshold=0.5, **SHORT, **data)
-    going_on = train_pcp(model=encoder, out=out, resume=True, **SHORT, **data).folder
-    assert same_weights(made, going_on)
+        train_pcp(out=out, resume=True, **{**given, "threshold": 0.5})
+    going_on = train_pcp(out=out, resume=True, **given).folder
+    assert same_weights(whole, going_on)
 
 
 def test_stages_can_be_skipped_or_given(made: Path, encoder: str, data: dict[str, Any], tmp_path: Path) -> None:

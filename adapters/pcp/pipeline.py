@@ -265,7 +265,8 @@ def _measure(bench: Bench, learner: Learner, folder: Path) -> dict[str, Any]:
     if learner.predict is None or not corpus.test:
         return {}
     found = learner.predict(corpus.test)
-    if learner.asker is not None and not corpus.stories:
+    # A decoder is asked stories by a prompt of the harness; everything else has a template of its own.
+    if learner.asker is not None and (bench.masked or not corpus.stories):
         asker = learner.asker
         lines = [
             {

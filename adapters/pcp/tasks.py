@@ -89,7 +89,7 @@ def known_tasks() -> list[str]:
     return list(_builtin())
 
 
-def load_task(name: str) -> ClozeTask:
+def load_task(name: str | Path) -> ClozeTask:
     """Return a task by its name, or from a TOML file.
 
     Args:
@@ -98,6 +98,7 @@ def load_task(name: str) -> ClozeTask:
     Raises:
         InputError: if there is none, or it is not as described there.
     """
+    name = str(name)
     if not name.endswith(".toml"):
         if name not in _builtin():
             raise unknown_name("task", name, _builtin())
