@@ -19,7 +19,7 @@ from typing import Any
 from experiments.common import Planned
 from stepgame.errors import InputError
 
-__all__ = ["MINILM", "FewShot", "Scale", "encoder_plan", "few_shot_data", "measure", "paired", "spread"]
+__all__ = ["MINILM", "FewShot", "Scale", "base_model", "few_shot_data", "measure", "paired", "spread"]
 
 MINILM = "minilm"
 """The encoder of `adapters.pcp.encoder`, warmed up."""
@@ -154,18 +154,24 @@ def few_shot_data(
     return FewShot(task, folder, _write(folder / "unlabelled.jsonl", _sample(rows, scale.unlabelled, seed)))
 
 
-def encoder_plan(work: Path, scale: Scale, files: Mapping[str, str]) -> tuple[str, Planned | None]:
-    """Return the model of a scale, and the training that warms it up, if one has to be.
+def base_model(options: Any, scale: Scale, files: Mapping[str, str]) -> str:
+    """Return the model that a scale begins with; where it is the small machines' encoder, make it and warm it up.
+
+    Args:
+        options: of the command line; with ``dry_run`` the commands are only printed.
+        scale: of the experiment.
+        files: of ``--data``.
 
     Raises:
         InputError: if there is no text to warm it up on.
     """
     if scale.model != MINILM:
-        return scale.model, None
+        return scale.model
     if "text" not in files:
         raise InputError("--data text=FILE is missing; give running text to warm the encoder up on, one text a line")
+    encoder = options.work / "encoder"
     warm = {
-        "model": work / "encoder",
+        "model": encoder,
         "task": "sst2",
         "method": "tapt",
         "skip": ("fine-tune",),
@@ -175,23 +181,23 @@ def encoder_plan(work: Path, scale: Scale, files: Mapping[str, str]) -> tuple[st
         "pretrain_lr": 5e-4,
         "max_tokens": 64,
     }
-    return str(work / "warm"), Planned("warm", "pcp", warm)
+    training = Planned("warm", "pcp", warm)
+    if options.dry_run:
+        print(f"python -m adapters.pcp.encoder --out {encoder}", training.command(options.work), sep="\n")
+    else:
+        from adapters.pcp.encoder import write_encoder
+
+        if not encoder.exists():
+            write_encoder(encoder)
+        training.done(options.work)
+    return str(options.work / "warm")
 
 
 def measure(training: Planned, work: Path) -> dict[str, Any]:
-    """Do a pipeline unless that was done before; return its result, and keep no weights.
-
-    The encoder that it begins with is made where it is not there yet.
-    """
-    base = Path(str(training.settings["model"]))
-    if base.name == "encoder" and not base.exists():
-        from adapters.pcp.encoder import write_encoder
-
-        write_encoder(base)
+    """Do a pipeline unless that was done before; return its result, and keep no weights."""
     _, result = training.done(work)
-    if training.name != "warm":
-        for path in (work / training.name).rglob("*.safetensors"):
-            path.unlink()
+    for path in (work / training.name).rglob("*.safetensors"):
+        path.unlink()
     return result
 
 

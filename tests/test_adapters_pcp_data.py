@@ -129,8 +129,8 @@ def test_readers(tmp_path: Path) -> None:
     assert read_texts(marked, cola, labelled=True)[0][1:] == (("Him sang.",), 0)
     named = write(tmp_path / "e.json", json.dumps({"0": {"text_a": "good", "text_b": None, "label": 1}}))
     assert read_texts(named, sst2, labelled=True)[0].label == 1
-    lines = write(tmp_path / "f.jsonl", '{"text": "good"}\n\n{"text": "bad"}\n')
-    assert [each.label for each in read_texts(lines, sst2, labelled=False)] == [None, None]
+    lines = write(tmp_path / "f.jsonl", '{"text": "good", "label": 1}\n\n{"text": "bad", "label": -1}\n')
+    assert [each.label for each in read_texts(lines, sst2, labelled=False)] == [1, None]
     plain = write(tmp_path / "g.txt", "good\n\nbad\n")
     assert len(read_texts(plain, sst2, labelled=False)) == 2
     parquet = tmp_path / "set"

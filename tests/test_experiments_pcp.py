@@ -82,7 +82,8 @@ def test_the_papers_scale_is_only_shown(name: str, capsys: pytest.CaptureFixture
     assert shown
     assert all(line.startswith("stepgame train pcp") and "roberta-large" in line for line in shown)
     assert module.main(["--scale", "cpu", "--dry-run", *given]) == 0
-    warm = capsys.readouterr().out.splitlines()[0]
+    encoder, warm = capsys.readouterr().out.splitlines()[:2]
+    assert encoder == f"python -m adapters.pcp.encoder --out {tmp_path / 'work/encoder'}"
     assert "--method tapt --skip fine-tune" in warm
     assert not (tmp_path / "work").exists()
     with pytest.raises(InputError, match="--data text=FILE is missing"):

@@ -121,7 +121,10 @@ def _text(
     value = row[columns["label"]] if "label" in columns else None
     if value is None and labelled:
         raise InputError(f"{where}: the label in {columns['label']!r} is empty")
-    return Text(name, texts, None if value is None else task.class_of(where, str(value).strip()))
+    if not labelled and not task.knows(value):
+        # Public data mark unknown labels in many ways; what is not learnt need not be understood.
+        return Text(name, texts, None)
+    return Text(name, texts, task.class_of(where, str(value).strip()))
 
 
 def _file(path: Path) -> Iterator[Row]:

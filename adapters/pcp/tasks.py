@@ -69,6 +69,14 @@ class ClozeTask:
         known = ", ".join(repr(name) for names in self.labels for name in names)
         raise InputError(f"{where}: label {label!r} is none of the task {self.name!r}; expected one of {known}")
 
+    def knows(self, label: Any) -> bool:
+        """Return whether something is a label of this task."""
+        try:
+            self.class_of("", str(label).strip())
+        except InputError:
+            return False
+        return True
+
     def render(self, template: str, texts: Sequence[str]) -> str:
         """Fill a template's slots; nothing in a text is taken for a slot.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common import Planned, named_files, parse_experiment, write_rows, write_setting
-from experiments.few_shot import MINILM, SENTENCES, Scale, encoder_plan, few_shot_data, measure, paired, spread
+from experiments.few_shot import MINILM, SENTENCES, Scale, base_model, few_shot_data, measure, paired, spread
 from stepgame.errors import InputError
 
 SCALES = {
@@ -53,9 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
     quick = scale.tasks == (SENTENCES,)
     files = {} if quick else named_files(options.data)
     templates = SENTENCE_TEMPLATES if quick else OPINIONS
-    model, warm = encoder_plan(options.work, scale, files)
-    if warm is not None:
-        print(warm.command(options.work)) if options.dry_run else measure(warm, options.work)
+    model = base_model(options, scale, files)
     rows: list[dict[str, Any]] = []
     for seed in scale.seeds:
         task = scale.tasks[0]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.common import Planned, named_files, parse_experiment, write_rows, write_setting
-from experiments.few_shot import MINILM, SENTENCES, Scale, encoder_plan, few_shot_data, measure, paired, spread
+from experiments.few_shot import MINILM, SENTENCES, Scale, base_model, few_shot_data, measure, paired, spread
 from stepgame.errors import InputError
 
 TASKS = ("sst2", "subj", "trec", "mrpc", "rte")
@@ -40,9 +40,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parse_experiment("pcp_vs_tapt", __doc__, list(SCALES), words, files=True)
     scale: Scale = SCALES[options.scale]
     files = {} if scale.tasks == (SENTENCES,) else named_files(options.data)
-    model, warm = encoder_plan(options.work, scale, files)
-    if warm is not None:
-        print(warm.command(options.work)) if options.dry_run else measure(warm, options.work)
+    model = base_model(options, scale, files)
     rows: list[dict[str, Any]] = []
     for task in scale.tasks:
         for seed in scale.seeds:

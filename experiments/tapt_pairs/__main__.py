@@ -23,7 +23,7 @@ from experiments.few_shot import (
     SENTENCES,
     FewShot,
     Scale,
-    encoder_plan,
+    base_model,
     few_shot_data,
     measure,
     paired,
@@ -51,9 +51,7 @@ def main(words: Sequence[str] | None = None) -> int:
     scale: Scale = SCALES[options.scale]
     files = {} if scale.tasks == (SENTENCES,) else named_files(options.data)
     variants = [NONE, *(SEPARATORS[1:3] if not files else (*SEPARATORS, *LIKENESS))]
-    model, warm = encoder_plan(options.work, scale, files)
-    if warm is not None:
-        print(warm.command(options.work)) if options.dry_run else measure(warm, options.work)
+    model = base_model(options, scale, files)
     rows: list[dict[str, Any]] = []
     for task in scale.tasks:
         for seed in scale.seeds:
