@@ -26,8 +26,6 @@ from stepgame.hops import parse_hops
 
 __all__ = ["Asker", "Corpus", "load_corpus"]
 
-MAX_TOKENS = (128, 256)
-"""Longest text and longest pair, in tokens, where nothing is said; those of the paper."""
 SLACK = 2
 """Tokens that a text may grow by when it is cut off and read again."""
 
@@ -213,7 +211,7 @@ class Asker:
         task: templates and label words.
         tokenizer: the model's.
         masked: whether it is a masked language model; a decoder otherwise.
-        max_tokens: longest question, in tokens, to which texts are cut; None for 128, and 256 for pairs.
+        max_tokens: longest question, in tokens, to which texts are cut.
         stories: StepGame's questions; see `Corpus`.
         prompt: in whose words a decoder is asked them.
 
@@ -227,7 +225,7 @@ class Asker:
         tokenizer: Any,
         *,
         masked: bool,
-        max_tokens: int | None = None,
+        max_tokens: int,
         stories: Mapping[str, Example] | None = None,
         prompt: str = "zero-shot",
     ) -> None:
@@ -241,7 +239,7 @@ class Asker:
         elif not (task.cloze if masked else task.causal):
             kind, key = ("a masked language model", "cloze") if masked else ("a decoder", "causal")
             raise InputError(f"task {task.name!r} has no template for {kind}; give it one by the key {key!r}")
-        self._most = None if self._prompt else max_tokens or MAX_TOKENS[task.pair]
+        self._most = max_tokens
         self._frame = len(tokenizer(task.render(task.cloze if masked else task.causal, ("", "")))["input_ids"])
         self._prompts: dict[Text, Prompt] = {}
 
@@ -255,10 +253,11 @@ class Asker:
     def prompt(self, text: Text) -> Prompt:
         """Return what a model is asked about a text; it holds no label."""
         if text not in self._prompts:
-            self._prompts[text] = self._made(text)
+            self._prompts[text] = self.make_prompt(text)
         return self._prompts[text]
 
-    def _made(self, text: Text) -> Prompt:
+    def make_prompt(self, text: Text) -> Prompt:
+        """Return the same without keeping it, for a text that is asked once."""
         if self._prompt is not None:
             return self._prompt.render(self._stories[text.id])
         question = self._question(text)
@@ -270,10 +269,7 @@ class Asker:
             if MASK in each:
                 raise InputError(f"text {text.id} holds {MASK}, which stands for the answer; take it out")
         template = self.task.cloze if self.masked else self.task.causal
-        texts = text.texts
-        if self._most is not None:
-            texts = self._cut(texts, self._most - self._frame - SLACK)
-        return self.task.render(template, texts).strip()
+        return self.task.render(template, self._cut(text.texts, self._most - self._frame - SLACK)).strip()
 
     def _cut(self, texts: Sequence[str], room: int) -> tuple[str, ...]:
         """Cut the ends of texts off, the longest one's first, until they have so many tokens together."""

@@ -17,7 +17,7 @@ from adapters.causal import CausalModule
 from adapters.encode import Encoder
 from adapters.method import BaseModel, Features, answer_features
 from adapters.pcp.config import PipelineSettings
-from adapters.pcp.data import MAX_TOKENS, Asker, Corpus
+from adapters.pcp.data import Asker, Corpus
 from adapters.pcp.modules import ClassifierModule, GapModule, MaskedModule, MatchModule
 from adapters.pcp.readers import Text
 from adapters.pcp.rows import IGNORED, Masker, Row, RowBatches, Visits, as_features
@@ -25,7 +25,7 @@ from adapters.pcp.soft import soften
 from adapters.pcp.tasks import ClozeTask
 from adapters.trainer import MicroBatches
 from adapters.training import load_weights, place_of
-from harness.models.base import Failure, Identity, Message, ModelRequest
+from harness.models.base import Failure, Identity, Message, ModelRequest, Prompt
 from harness.models.hf import HFModel
 from harness.models.local import Encoder as PromptEncoder
 from harness.models.masked import MaskedModel, gap_positions, option_ids, with_masks
@@ -43,6 +43,8 @@ __all__ = [
     "self_trainer",
 ]
 
+MAX_TOKENS = (128, 256)
+"""Longest example of one text and of two, in tokens, where nothing is said; those of the paper."""
 HELD, MOST_HELD = 20, 200
 """One text of so many is kept from pre-training to find its best step; and at most how many."""
 DROPPED = 0.15
@@ -81,6 +83,11 @@ class Bench:
         """Id that fills rows up."""
         return int(self.tokenizer.pad_token_id or 0)
 
+    def most(self, texts: Sequence[str]) -> int:
+        """Return how many tokens an example of one or two texts may have."""
+        wanted = self.settings.train.max_tokens or MAX_TOKENS[len(texts) - 1]
+        return wanted if self.base.positions is None else min(wanted, self.base.positions)
+
     def load(self, source: BaseModel, cls: Any = None, **more: Any) -> Any:
         """Load a model's weights in float32, to be trained; what starts at random is drawn by the seed."""
         set_seed(self.settings.train.seed)
@@ -99,7 +106,7 @@ class Bench:
             task,
             tokenizer,
             masked=self.masked,
-            max_tokens=train.max_tokens,
+            max_tokens=self.most("ab" if task.pair else "a"),
             stories=self.corpus.stories,
             prompt=train.prompt,
         )
@@ -142,7 +149,7 @@ def classifier(bench: Bench, source: BaseModel) -> Learner:
     model = bench.load(source, AutoModelForSequenceClassification, num_labels=len(bench.task.words))
     model.config.pad_token_id = bench.pad
     module, batches = ClassifierModule(model), RowBatches(train.micro_tokens, bench.pad)
-    most = train.max_tokens or MAX_TOKENS[len(bench.corpus.labelled[0].texts) - 1]
+    most = bench.most(bench.corpus.labelled[0].texts)
 
     def row(text: Text) -> Row:
         encoding = tokenizer(*text.texts, truncation=True, max_length=most)
@@ -172,7 +179,7 @@ def gap_filler(bench: Bench, source: BaseModel) -> Learner:
     if bench.masked:
         module: Any = GapModule(model, [ids[0] for ids in option_ids(tokenizer, asker.options)])
         batches: Any = RowBatches(train.micro_tokens, bench.pad)
-        rows, held = ([_gap(bench, tokenizer, asker, text) for text in part] for part in (corpus.labelled, corpus.dev))
+        rows, held = (_gaps(bench, tokenizer, asker, part) for part in (corpus.labelled, corpus.dev))
         return Learner(module, model, tokenizer, rows, held, batches, predict, asker)
     encoder = Encoder(tokenizer)
     learnt, kept = (
@@ -218,19 +225,19 @@ def self_trainer(bench: Bench, source: BaseModel) -> Learner:
     words = first_tokens(bench, tokenizer, asker)
     gap = GapModule(model, words)
     module = MatchModule(gap, settings.cutoff, len(corpus.unlabelled), flex=settings.flex)
-    known = [_gap(bench, tokenizer, asker, text) for text in corpus.labelled]
-    plain = [_gap(bench, tokenizer, asker, text) for text in corpus.unlabelled]
+    known = _gaps(bench, tokenizer, asker, corpus.labelled)
+    plain = _gaps(bench, tokenizer, asker, corpus.unlabelled)
 
     def match(number: int, visit: int) -> _Match:
         draw = np.random.default_rng([settings.train.seed, visit])
         text = corpus.unlabelled[number]
         fewer = text._replace(texts=tuple(_thinned(each, draw) for each in text.texts))
-        strong = _gap(bench, tokenizer, asker, fewer)
+        strong = _gap(bench, tokenizer, asker.make_prompt(fewer), None)
         return _Match(known[int(draw.integers(len(known)))], plain[number], strong, number)
 
     visits = settings.steps("fine-tune") * settings.train.batch
     rows = Visits(len(plain), visits, settings.train.seed, match)
-    held = [_gap(bench, tokenizer, asker, text) for text in corpus.dev]
+    held = _gaps(bench, tokenizer, asker, corpus.dev)
     batches = _MatchBatches(settings.train.micro_tokens, bench.pad)
     return Learner(module, model, tokenizer, rows, held, batches, predictor(model, tokenizer, asker, bench), asker)
 
@@ -303,17 +310,21 @@ def _asked(bench: Bench, source: BaseModel) -> tuple[Any, Any, Asker]:
     return model, tokenizer, bench.ask(soften(bench.task, model, tokenizer, masked=bench.masked), tokenizer)
 
 
-def _gap(bench: Bench, tokenizer: Any, asker: Asker, text: Text) -> Row:
-    """Return a text whose gap has the class as its target; any class where it has none."""
-    prompt = asker.prompt(text)
+def _gaps(bench: Bench, tokenizer: Any, asker: Asker, texts: Sequence[Text]) -> list[Row]:
+    return [_gap(bench, tokenizer, asker.prompt(text), text.label) for text in texts]
+
+
+def _gap(bench: Bench, tokenizer: Any, prompt: Prompt, label: int | None) -> Row:
+    """Return a question whose gap has the class as its target; any class where it has none."""
     if bench.masked:
-        ids: Sequence[int] = tokenizer(with_masks(tokenizer, prompt.messages[0].content, 1, text.id))["input_ids"]
-        place = gap_positions(tokenizer, ids, 1, text.id)[0]
+        name = prompt.example.id
+        ids: Sequence[int] = tokenizer(with_masks(tokenizer, prompt.messages[0].content, 1, name))["input_ids"]
+        place = gap_positions(tokenizer, ids, 1, name)[0]
     else:
         ids = PromptEncoder(tokenizer).encode([prompt])[0].ids
         place = len(ids) - 1
     targets = [IGNORED] * len(ids)
-    targets[place] = 0 if text.label is None else text.label
+    targets[place] = 0 if label is None else label
     return Row(tuple(ids), tuple(targets))
 
 
@@ -379,7 +390,7 @@ def _masked_texts(bench: Bench, labelled: Sequence[Labelled] | None) -> tuple[li
     words = [ids[0] for ids in option_ids(bench.tokenizer, asker.options)]
     rows, places = [], []
     for text, label in labelled:
-        gap = _gap(bench, bench.tokenizer, asker, text)
+        gap = _gap(bench, bench.tokenizer, asker.prompt(text), None)
         place = next(place for place, target in enumerate(gap.targets) if target != IGNORED)
         rows.append(Row((*gap.ids[:place], words[label], *gap.ids[place + 1 :]), ()))
         places.append(place)
@@ -391,7 +402,7 @@ def _raw(bench: Bench) -> list[tuple[Sequence[int], tuple[int, ...]]]:
     tokenizer, kind = bench.tokenizer, bench.settings.pair_separator
     found = []
     for text in bench.corpus.unlabelled:
-        most = bench.settings.train.max_tokens or MAX_TOKENS[len(text.texts) - 1]
+        most = bench.most(text.texts)
         joined = {"blank": [" ".join(text.texts)], "line": ["\n".join(text.texts)], "apart": list(text.texts)}.get(kind)
         for each in [text.texts] if joined is None else [(one,) for one in joined]:
             encoding = tokenizer(*each, truncation=True, max_length=most)
