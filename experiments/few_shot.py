@@ -171,7 +171,7 @@ def base_model(options: Any, scale: Scale, files: Mapping[str, str]) -> str:
         raise InputError("--data text=FILE is missing; give running text to warm the encoder up on, one text a line")
     encoder = options.work / "encoder"
     warm = {
-        "model": encoder,
+        "model": str(encoder),
         "task": "sst2",
         "method": "tapt",
         "skip": ("fine-tune",),
