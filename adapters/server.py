@@ -9,16 +9,16 @@ adapter goes on as it is. They run in the same batches, since to the engine a so
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
+import importlib
 import os
 import signal
 import socket
 import threading
 import time
 from argparse import Namespace
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any, NamedTuple
 
 # First: it says what is missing, and sets what vLLM reads when it is imported.
@@ -54,6 +54,9 @@ except ImportError as error:
     raise InputError(f"stepgame serve needs the parts of vLLM 0.32's server; the installed vLLM: {error}") from None
 
 __all__ = ["AdapterEngine", "run_server"]
+
+# By name: it ships no types.
+psutil: Any = importlib.import_module("psutil")
 
 _PATIENCE = 5.0
 
@@ -214,7 +217,8 @@ def run_server(settings: ServeSettings) -> None:
         with start_errors(request.spec):
             config = AsyncEngineArgs.from_cli_args(args).create_engine_config(UsageContext.OPENAI_API_SERVER)
             # Before there is an event loop: a loop would hold Ctrl-C back until the weights are loaded.
-            engine: Any = AdapterEngine.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
+            with stop.starting():
+                engine: Any = AdapterEngine.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
         guardian = guard(engine_processes(engine.engine_core))
         try:
             stop.check()
@@ -331,6 +335,7 @@ class _Stop:
 
     def __init__(self) -> None:
         self._told = False
+        self._seen: list[Any] = []
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._tell)
 
@@ -343,18 +348,31 @@ class _Stop:
         if self._told:
             raise KeyboardInterrupt("stopped before the server was ready")
 
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """See to it that an interrupted start leaves no process; vLLM looks after those of one that fails."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._kill()
+            raise
+
     def _tell(self, *_: object) -> None:
         if not self._told:
             self._told = True
-            threading.Thread(target=_end_start, daemon=True).start()
+            # Now: a terminal's Ctrl-C reaches them too, and who ends before its own children leaves them to nobody.
+            self._seen = psutil.Process().children(recursive=True)
+            threading.Thread(target=self._end, daemon=True).start()
         self.check()
 
+    def _end(self) -> None:
+        time.sleep(_PATIENCE)
+        self._kill()
+        say("error: stopped before the server was ready")
+        os._exit(INTERRUPTED)
 
-def _end_start() -> None:
-    time.sleep(_PATIENCE)
-    for child in multiprocessing.active_children():
-        child.terminate()
-        child.join(_PATIENCE)
-        child.kill()
-    say("error: stopped before the server was ready")
-    os._exit(INTERRUPTED)
+    def _kill(self) -> None:
+        """Kill every process below this one, and those that were when it was told to stop."""
+        for process in {*self._seen, *psutil.Process().children(recursive=True)}:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()

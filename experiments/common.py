@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import Run, evaluate
 from harness.provenance import git_state, hardware, versions
+from harness.record import load_run
 from stepgame.errors import InputError
 from stepgame.files import write_text
 
-__all__ = ["Planned", "draw_lines", "named_files", "parse_experiment", "write_rows", "write_setting"]
+__all__ = ["Planned", "ask", "draw_lines", "named_files", "parse_experiment", "write_rows", "write_setting"]
 
 PAPER = "paper"
 """The scale that is only ever shown."""
@@ -102,6 +104,33 @@ def parse_experiment(
     options.work = options.work or here / "work" / options.scale
     options.results = options.results or here / "results" / options.scale
     return options
+
+
+def ask(out: Path, model: str, backend: str, adapter: Path | None, per_hop: int, **settings: Any) -> Run:
+    """Ask a model noisy stories of k = 1 to 10, unless that was done before; go on where it was cut off.
+
+    Args:
+        out: folder of the run.
+        model: that is asked.
+        backend: engine that it runs on.
+        adapter: in front of it; None for the model alone.
+        per_hop: stories of each k.
+        settings: of the run beyond these.
+    """
+    if (out / "results.json").exists():
+        return load_run(out)
+    return evaluate(
+        model,
+        backend=backend,
+        adapter=adapter,
+        hops="1-10",
+        per_hop=per_hop,
+        noise=True,
+        seed=0,
+        out=out,
+        resume=(out / "manifest.json").exists(),
+        **settings,
+    )
 
 
 def named_files(given: Sequence[str]) -> dict[str, str]:

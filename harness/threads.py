@@ -1,10 +1,12 @@
-"""How the threads of numerical libraries wait for each other."""
+"""How numerical libraries share a machine's cores."""
 
 from __future__ import annotations
 
 import os
 
-__all__ = ["wait_without_spinning"]
+__all__ = ["few_cores", "wait_without_spinning"]
+
+FEW = 4
 
 
 def wait_without_spinning() -> None:
@@ -16,3 +18,13 @@ def wait_without_spinning() -> None:
     What the user has set stays.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def few_cores() -> bool:
+    """Whether this process may use so few cores that each counts.
+
+    Measured with the built-in model on two cores, scoring options with vLLM's CPU build: 2.0 stories a second when the
+    model has both, 1.1 when one is kept for the scheduler.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores <= FEW

@@ -264,6 +264,32 @@ def _quietly(server: Server) -> None:
         completion(server, DEPT, max_tokens=200, extra_body={"ignore_eos": True})
 
 
+@pytest.mark.model
+@pytest.mark.slow
+def test_ctrl_c_while_the_engine_starts_leaves_no_process(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    end = time.monotonic() + 200
+    # Not earlier: before its own handlers stand, a library that is being imported may swallow the interrupt.
+    while not any(b"EngineCore" in name_of(pid) for pid in marked(tmp_path)):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    # A terminal sends it to every process of the group.
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert not left_over(tmp_path)
+
+
+def name_of(pid: int) -> bytes:
+    """Return what a process calls itself; nothing if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 OTHER = {"spec": "smollm2", "content_hash": "0" * 64}
 """A model that is not the built-in one."""
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.common import Planned, draw_lines, parse_experiment, write_rows, write_setting
-from harness import Run, evaluate
+from experiments.common import Planned, ask, draw_lines, parse_experiment, write_rows, write_setting
+from harness import Run
 from harness.compare import compare
-from harness.record import load_run
 from stepgame.errors import InputError
 
 
@@ -78,24 +77,6 @@ def plan(scale: Scale) -> list[tuple[int, int, dict[str, Planned]]]:
     return found
 
 
-def ask(scale: Scale, work: Path, name: str, adapter: Path | None) -> Run:
-    """Ask one model the noisy stories, unless that was done before."""
-    out = work / "runs" / name
-    if (out / "results.json").exists():
-        return load_run(out)
-    return evaluate(
-        scale.model,
-        backend=scale.backend,
-        adapter=adapter,
-        hops="1-10",
-        per_hop=scale.per_hop,
-        noise=True,
-        seed=0,
-        out=out,
-        resume=(out / "manifest.json").exists(),
-    )
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Run the experiment."""
     options = parse_experiment("im_stepgame", __doc__, list(SCALES), words, files=False)
@@ -105,12 +86,16 @@ def main(words: Sequence[str] | None = None) -> int:
         for *_, trainings in planned:
             print(*(training.command(work) for training in trainings.values()), sep="\n")
         return 0
-    runs = {"base": (0, 0, ask(scale, work, "base", None))}
+
+    def run(name: str, adapter: Path | None) -> Run:
+        return ask(work / "runs" / name, scale.model, scale.backend, adapter, scale.per_hop)
+
+    runs = {"base": (0, 0, run("base", None))}
     tests: list[dict[str, Any]] = []
     for n, seed, trainings in planned:
         for training in trainings.values():
             training.done(work)
-            runs[training.name] = (n, seed, ask(scale, work, training.name, work / training.name))
+            runs[training.name] = (n, seed, run(training.name, work / training.name))
         pair = compare([runs[trainings[each].name][2] for each in ("it", "im")]).pairs[0]
         tests += [
             {"n": n, "seed": seed, "k": "all" if each.k is None else each.k, "stories": each.n, "it": each.first}

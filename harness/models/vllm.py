@@ -39,6 +39,7 @@ from harness.models.builtin import checkpoint_hash
 from harness.models.chat import load_tokenizer
 from harness.models.local import Encoded, Encoder
 from harness.task import Example
+from harness.threads import few_cores
 from harness.trie import ROOT, Trie, build_trie
 from stepgame.errors import InputError, MissingExtraError
 
@@ -47,6 +48,9 @@ if not os.environ.get("STEPGAME_DEBUG"):
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+if few_cores():
+    # Its CPU build leaves a core to its scheduler, which sleeps while the model works: half of a two-core machine.
+    os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
 
 try:
     import vllm

@@ -1,4 +1,4 @@
-"""The experiments on instruction modelling end, at the smallest size and on a tiny model, in tables and pictures."""
+"""The experiments end, at the smallest size and on a tiny model, in tables and pictures."""
 
 from __future__ import annotations
 
@@ -89,6 +89,21 @@ def test_stepgame(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     rows = read(tmp_path / "results/accuracy.csv")
     assert {row["run"] for row in rows} == {"base", "it-16-0", "im-16-0"}
     assert [row["k"] for row in read(tmp_path / "results/tests.csv")] == ["all", *map(str, range(1, 11))]
+
+
+def test_soft_prompts(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = importlib.import_module("experiments.dept_stepgame.__main__")
+    monkeypatch.setitem(module.SCALES, "quick", replace(module.SCALES["quick"], per_hop=1, steps=1))
+    run("dept_stepgame", tiny, tmp_path, monkeypatch)
+    rows = read(tmp_path / "results/accuracy.csv")
+    assert {row["run"] for row in rows} == {"zero-shot", "pt-0", "dept-0", "lora-0"}
+    parameters = {row["run"]: int(row["parameters"]) for row in rows}
+    assert 0 < parameters["dept-0"] <= parameters["pt-0"]
+    tests = read(tmp_path / "results/tests.csv")
+    assert {row["run"] for row in tests} == {"pt-0", "dept-0", "lora-0"}
+    # Resumed: everything is there already, and comes out the same.
+    run("dept_stepgame", tiny, tmp_path, monkeypatch)
+    assert read(tmp_path / "results/tests.csv") == tests
 
 
 def test_the_papers_scale_is_only_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
