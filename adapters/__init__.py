@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from stepgame.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from adapters.api import load, train
+    from adapters.api import load, train, train_pcp
 
-__all__ = ["load", "train"]
+__all__ = ["load", "train", "train_pcp"]
 
-__getattr__, __dir__ = lazy_names(__name__, {"load": "adapters.api", "train": "adapters.api"})
+__getattr__, __dir__ = lazy_names(__name__, dict.fromkeys(__all__, "adapters.api"))

@@ -10,12 +10,13 @@ from typing import Any
 
 from adapters.method import Method
 from adapters.methods import make_method
+from adapters.pcp.config import split_pipeline_settings
 from adapters.settings import TrainSettings
 from harness.models.adapters import Adapter, read_adapter
 from harness.threads import wait_without_spinning
 from stepgame.errors import require
 
-__all__ = ["load", "split_settings", "train"]
+__all__ = ["load", "split_settings", "train", "train_pcp"]
 
 
 def train(
@@ -39,13 +40,46 @@ def train(
         adapters.trainer.TrainingStoppedError: if the loss is no longer finite.
     """
     made, given = split_settings(method, {"model": model, "out": out, **settings})
+    _require_libraries()
+    from adapters.training import perform_training
+
+    return perform_training(made, given, _words(command))
+
+
+def train_pcp(
+    *, model: str, out: str | Path | None = None, command: Sequence[str] | None = None, **settings: Any
+) -> Adapter:
+    """Learn a task from few labelled and many unlabelled texts, and write the model.
+
+    Args:
+        model: a model spec: a masked language model or a decoder; see `harness.models.registry.parse_model`.
+        out: folder of the model.
+        command: what to record as the command line; the process's own when omitted.
+        settings: fields of `adapters.settings.TrainSettings` and of `adapters.pcp.config.PipelineSettings`, such as
+            ``method``, ``task``, ``labelled`` and ``unlabelled``.
+
+    Returns:
+        The model, as an adapter that takes its base model's place.
+
+    Raises:
+        InputError: if anything about the request is wrong.
+        adapters.trainer.TrainingStoppedError: if a loss is no longer finite.
+    """
+    given = split_pipeline_settings({"model": model, "out": out, **settings})
+    _require_libraries()
+    from adapters.pcp.pipeline import perform_pipeline
+
+    return perform_pipeline(given, _words(command))
+
+
+def _require_libraries() -> None:
     wait_without_spinning()
     for library in ("torch", "transformers", "accelerate"):
         require(library, "train", "training")
-    from adapters.training import perform_training
 
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]] if command is None else command
-    return perform_training(made, given, words)
+
+def _words(command: Sequence[str] | None) -> Sequence[str]:
+    return [Path(sys.argv[0]).name, *sys.argv[1:]] if command is None else command
 
 
 def split_settings(method: str, settings: Mapping[str, Any]) -> tuple[Method, TrainSettings]:

@@ -10,6 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from adapters.methods import METHODS, method_flags
+from adapters.pcp.config import METHODS as PIPELINES
+from adapters.pcp.config import NAME as PCP
+from adapters.pcp.config import PipelineSettings
 from adapters.serving import ServeSettings
 from adapters.settings import TrainSettings
 from harness.flags import with_flags
@@ -20,21 +23,24 @@ __all__ = ["serve", "train"]
 
 INSPECT = "inspect"
 _METHODS = "; ".join(f"{name}: {entry.help}" for name, entry in METHODS.items())
+_PIPELINES = "; ".join(f"{name}: {help}" for name, help in PIPELINES.items())
 _PANEL = "Looking at the data (inspect)"
 
 
-@with_flags([*TrainSettings.flags(), *method_flags()])
+@with_flags([*TrainSettings.flags(), *method_flags(), *PipelineSettings.flags()])
 def train(
     method: Annotated[
         str,
         typer.Argument(
             metavar="METHOD",
-            help=f"{_METHODS}; {INSPECT}: show what --method would learn from, and train nothing",
+            help=f"{_METHODS}; {PCP}: a task from few labelled and many unlabelled texts, the way --method says; "
+            f"{INSPECT}: show what --method would learn from, and train nothing",
             show_default=False,
         ),
     ],
     looked_at: Annotated[
-        str | None, typer.Option("--method", help="The method whose view is shown.", rich_help_panel=_PANEL)
+        str | None,
+        typer.Option("--method", help=f"With {INSPECT}, whose view is shown. With {PCP}: {_PIPELINES}. [default: pcp]"),
     ] = None,
     show: Annotated[
         int | None, typer.Option("--show", help="Examples shown.", rich_help_panel=_PANEL, show_default="5")
@@ -46,8 +52,14 @@ def train(
     if method == INSPECT:
         _inspect(looked_at, 5 if show is None else show, given)
         return
+    if method == PCP and show is None:
+        _learn_few(looked_at, given)
+        return
     if looked_at is not None or show is not None:
-        raise InputError(f"--method and --show belong to `stepgame train {INSPECT}`; name a method alone to train it")
+        raise InputError(
+            f"--method and --show belong to `stepgame train {INSPECT}`, --method to `stepgame train {PCP}` too; name a "
+            "method alone to train it"
+        )
     from adapters.api import train
 
     adapter = train(method, command=[Path(sys.argv[0]).name, *sys.argv[1:]], **given)
@@ -61,6 +73,14 @@ def serve(**settings: Any) -> None:
     from adapters.server import run_server
 
     run_server(ServeSettings(**settings))
+
+
+def _learn_few(name: str | None, given: Mapping[str, Any]) -> None:
+    from adapters.api import train_pcp
+
+    chosen = {} if name is None else {"method": name}
+    made = train_pcp(command=[Path(sys.argv[0]).name, *sys.argv[1:]], **chosen, **given)
+    typer.echo(f"model: {made.folder} ({made.method}, content hash {made.content_hash[:12]})")
 
 
 def _inspect(name: str | None, show: int, given: Mapping[str, Any]) -> None:

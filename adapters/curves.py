@@ -17,13 +17,13 @@ __all__ = ["COLUMNS", "write_curves"]
 COLUMNS = ("step", "epoch", "loss", "eval_loss", "eval_train_loss", "eval_accuracy", "learning_rate", "grad_norm")
 
 
-def write_curves(folder: Path, log: Sequence[Mapping[str, Any]], title: str) -> None:
+def write_curves(folder: Path, log: Sequence[Mapping[str, Any]], title: str | None) -> None:
     """Write ``curve.csv``, and ``curve.png`` where matplotlib is installed.
 
     Args:
         folder: where they go.
         log: what was logged, one mapping a point, with ``step``.
-        title: of the picture.
+        title: of the picture; None for no picture.
     """
     rows = [[entry.get(column, "") for column in COLUMNS] for entry in log if "loss" in entry or "eval_loss" in entry]
     text = io.StringIO(newline="")
@@ -31,6 +31,8 @@ def write_curves(folder: Path, log: Sequence[Mapping[str, Any]], title: str) -> 
     writer.writerow(COLUMNS)
     writer.writerows(rows)
     write_text(folder / "curve.csv", text.getvalue())
+    if title is None:
+        return
     try:
         matplotlib: Any = require("matplotlib", "report", "the loss curve's picture")
     except MissingExtraError as error:

@@ -13,7 +13,7 @@ from harness.tasks import make_task
 from stepgame.errors import InputError, require
 from stepgame.hops import parse_hops
 
-__all__ = ["TrainingData", "load_data"]
+__all__ = ["HF", "TrainingData", "load_data", "load_hub_rows"]
 
 HF = "hf-dataset:"
 """What a data set of the hub, or in a folder that the ``datasets`` library reads, is named by."""
@@ -115,18 +115,29 @@ def _of_stories(data: Any) -> Any:
     return examples_of(data)
 
 
-def _hugging_face(name: str, *, skip_bad: bool) -> list[TrainingExample]:
-    """Read the split ``train`` of ``ID[@REVISION]``."""
+def load_hub_rows(name: str) -> Any:
+    """Return the rows of the split ``train`` of a data set, mappings by column.
+
+    Args:
+        name: ``ID[@REVISION]`` on the hub, or a folder that the ``datasets`` library reads.
+
+    Raises:
+        InputError: if it cannot be loaded.
+    """
     datasets: Any = require("datasets", "train", "a Hugging Face data set")
     identifier, _, revision = name.partition("@")
     if not identifier:
-        raise InputError(f"--data {HF} names no data set; expected {HF}ORG/NAME or {HF}FOLDER")
+        raise InputError(f"{HF} names no data set; expected {HF}ORG/NAME or {HF}FOLDER")
     try:
-        rows = datasets.load_dataset(identifier, split="train", revision=revision or None)
+        return datasets.load_dataset(identifier, split="train", revision=revision or None)
     # The library raises errors of its own, of requests, of pyarrow and plain ones for what cannot be read.
     except Exception as error:  # noqa: BLE001
         reason = " ".join(str(error).split())
         raise InputError(f"data set {name!r} cannot be loaded: {type(error).__name__}: {reason}") from None
+
+
+def _hugging_face(name: str, *, skip_bad: bool) -> list[TrainingExample]:
+    rows = load_hub_rows(name)
     numbered = ((f"{name}, row {number}", row, f"row{number}") for number, row in enumerate(rows))
     return read_records(name, numbered, skip_bad=skip_bad)
 

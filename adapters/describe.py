@@ -6,6 +6,7 @@ from typing import Any
 
 from adapters.method import BaseModel
 from harness.models.adapters import model_source
+from harness.models.architecture import kind_of
 from harness.models.base import ModelRequest
 from harness.models.chat import load_tokenizer, unloadable
 from stepgame.errors import InputError, require
@@ -13,8 +14,12 @@ from stepgame.errors import InputError, require
 __all__ = ["describe_model", "load_fast_tokenizer"]
 
 
-def describe_model(request: ModelRequest) -> BaseModel:
+def describe_model(request: ModelRequest, *, masked: bool = False) -> BaseModel:
     """Find out what a model is.
+
+    Args:
+        request: which one.
+        masked: whether masked language models are welcome too.
 
     Returns:
         With an empty content hash for a hub model, whose files are all here only when its weights are.
@@ -30,10 +35,10 @@ def describe_model(request: ModelRequest) -> BaseModel:
     except (OSError, ValueError, KeyError) as error:
         raise unloadable(request, error) from None
     names = getattr(config, "architectures", None) or []
-    if names and not any("CausalLM" in name or "LMHead" in name or "ConditionalGeneration" in name for name in names):
-        raise InputError(
-            f"model {request.spec!r} ({names[0]}) is an encoder only; this method trains decoders and encoder-decoders"
-        )
+    kind = kind_of(names)
+    if kind != "generative" and not (masked and kind == "masked"):
+        trains = "masked language models and decoders" if masked else "decoders and encoder-decoders"
+        raise InputError(f"model {request.spec!r} ({names[0]}) is an encoder only; this method trains {trains}")
     return BaseModel(request.spec, source, digest or "", request.revision, config)
 
 

@@ -10,12 +10,13 @@ Every kind of adapter becomes something that vLLM takes:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from harness.flags import flag, key_values
 from harness.models.adapters import Adapter, read_adapter
+from harness.models.architecture import check_engine
 from harness.models.base import ModelRequest
 from harness.models.registry import ENGINES, NAMED, parse_model
 from stepgame.errors import InputError
@@ -149,6 +150,7 @@ def plan_serving(settings: ServeSettings) -> ServePlan:
         seed=settings.seed,
         args=args,
     )
+    check_engine(request)
     named = name_adapters(settings.adapters or ())
     whole = [name for name, adapter in named.items() if adapter.kind == "weights"]
     if whole and len(named) > 1:
@@ -162,6 +164,7 @@ def plan_serving(settings: ServeSettings) -> ServePlan:
                 f"--served-model-name {settings.served_model_name!r} names the base model, whose place the checkpoint "
                 f"{whole[0]!r} takes; leave it out"
             )
+        check_engine(replace(request, adapter=named[whole[0]]))
         return ServePlan(request, whole[0], named[whole[0]], {})
     base = settings.served_model_name or request.target
     if base in named:

@@ -43,7 +43,11 @@ class TrainSettings:
     )
     task: str | None = field(
         default=None,
-        metadata=flag(_DATA, "A task of `stepgame tasks`; --data is then the folder with its files.", str | None),
+        metadata=flag(
+            _DATA,
+            "A task of `stepgame tasks`, whose files are in the folder --data. pcp: its own tasks, or a TOML file.",
+            str | None,
+        ),
     )
     hops: int | str | Iterable[int] = field(default="1-5", metadata=flag(_DATA, "Chain lengths of the stories.", str))
     n: int | None = field(

@@ -233,7 +233,7 @@ class AdapterTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        state = {name: value.detach().cpu().contiguous() for name, value in trainable(_module(self)).items()}
+        state = {name: value.detach().cpu().contiguous() for name, value in _state(_module(self)).items()}
         save_file(state, folder / WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -247,9 +247,14 @@ class AdapterTrainer(Trainer):
     def load_trainable(self, folder: Path) -> None:
         """Put a checkpoint's tensors into the module."""
         values = load_file(folder / WEIGHTS)
-        for name, parameter in trainable(_module(self)).items():
-            parameter.copy_(values[name])
+        for name, tensor in _state(_module(self)).items():
+            tensor.copy_(values[name])
 
 
 def _module(trainer: Trainer) -> Any:
     return trainer.accelerator.unwrap_model(trainer.model)
+
+
+def _state(module: Any) -> dict[str, Tensor]:
+    """Return what a checkpoint holds: what is trained, and the buffers that a module says its training goes on with."""
+    return {**trainable(module), **{name: getattr(module, name) for name in getattr(module, "kept", ())}}

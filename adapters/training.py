@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, TrainerCal
 from adapters.curves import write_curves
 from adapters.data import TrainingData, load_data
 from adapters.describe import describe_model, load_fast_tokenizer
-from adapters.method import BaseModel, Features, Method
+from adapters.method import BaseModel, Features, Group, Method
 from adapters.prepare import PreparedData, prepare
 from adapters.settings import TrainSettings
 from adapters.store import TRAINING, clear_adapter, write_adapter
@@ -39,7 +39,21 @@ from harness.provenance import git_state, hardware, versions
 from stepgame.errors import InputError
 from stepgame.files import write_text
 
-__all__ = ["perform_training"]
+__all__ = [
+    "CHECKPOINTS",
+    "MANIFEST",
+    "RESULT",
+    "check_folder",
+    "last_checkpoint",
+    "load_weights",
+    "make_trainer",
+    "only_writer",
+    "perform_training",
+    "place_of",
+    "resumed_manifest",
+    "train_to_end",
+    "training_result",
+]
 
 MANIFEST, RESULT, CHECKPOINTS = "manifest.json", "result.json", "checkpoints"
 KEEP = 2
@@ -68,7 +82,7 @@ def perform_training(method: Method, settings: TrainSettings, command: Sequence[
     if settings.out is None:
         raise InputError("--out is missing; give the folder of the adapter to write")
     folder = Path(settings.out).absolute()
-    _check_folder(folder, settings)
+    check_folder(folder, settings)
     quiet_transformers()
     request = parse_model(settings.model, dtype=settings.dtype, device=settings.device)
     base = describe_model(request)
@@ -81,33 +95,47 @@ def perform_training(method: Method, settings: TrainSettings, command: Sequence[
         prepare(method, tokenizer, part, base, settings.max_tokens) for part in (data.training, data.validation)
     )
     rows, held = learnt.rows, tested.rows
-    device, dtype = _place(settings)
-    with _only_writer(folder) as training:
+    device, dtype = place_of(settings)
+    with only_writer(folder) as training:
         model = None
         if not base.content_hash:
             # A hub model's files are all here only when its weights are.
-            model = _weights(base, request, dtype, device)
+            model = load_weights(base, request, dtype, device)
             base = replace(base, content_hash=checkpoint_hash(base.source, base.revision))
         manifest = _manifest(method, settings, base, data, learnt, tested, command)
         going_on = _freeze(training, folder, manifest, settings)
-        model = _weights(base, request, dtype, device) if model is None else model
+        model = load_weights(base, request, dtype, device) if model is None else model
         module = method.build(base, model, tokenizer, settings.seed)
         trainer = _trainer(method, settings, base, module, tokenizer, data, rows, held, training)
-        started = time.perf_counter()
-        try:
-            trainer.train(resume_from_checkpoint=going_on)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"interrupted; checkpoints are kept in {training / CHECKPOINTS}; go on with the same command "
-                "and --resume"
-            ) from None
+        seconds = train_to_end(trainer, going_on)
         if trainer.is_world_process_zero():
-            _finish(method, module, tokenizer, base, folder, trainer, time.perf_counter() - started)
+            _finish(method, module, tokenizer, base, folder, trainer, seconds)
         trainer.accelerator.wait_for_everyone()
     return read_adapter(folder)
 
 
-def _check_folder(folder: Path, settings: TrainSettings) -> None:
+def train_to_end(trainer: AdapterTrainer, going_on: str | None) -> float:
+    """Train, from a checkpoint if there is one; return the seconds it took.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C; the message says how to go on.
+    """
+    started = time.perf_counter()
+    try:
+        trainer.train(resume_from_checkpoint=going_on)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted; checkpoints are kept in {trainer.args.output_dir}; go on with the same command and --resume"
+        ) from None
+    return time.perf_counter() - started
+
+
+def check_folder(folder: Path, settings: TrainSettings) -> None:
+    """Check that a training may be written to a folder.
+
+    Raises:
+        InputError: if something else is there, or a training that is neither to go on nor to be replaced.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; --out takes a folder")
     if not folder.is_dir() or settings.overwrite or settings.resume:
@@ -123,17 +151,35 @@ def _check_folder(folder: Path, settings: TrainSettings) -> None:
         raise InputError(f"{folder} exists and is no adapter's (it holds {other[0]}); choose another --out")
 
 
-def _weights(base: BaseModel, request: Any, dtype: str, device: torch.device) -> Any:
-    cls: Any = AutoModelForSeq2SeqLM if base.config.is_encoder_decoder else AutoModelForCausalLM
+def load_weights(base: BaseModel, request: Any, dtype: str, device: torch.device, cls: Any = None, **more: Any) -> Any:
+    """Load a model's weights.
+
+    Args:
+        base: what it is.
+        request: what was asked for, for messages.
+        dtype: of the weights.
+        device: where they go.
+        cls: transformers' class; the one for language models that write when omitted.
+        more: further arguments of its ``from_pretrained``.
+
+    Raises:
+        InputError: if they cannot be loaded.
+    """
+    if cls is None:
+        cls = AutoModelForSeq2SeqLM if base.config.is_encoder_decoder else AutoModelForCausalLM
     place = {"revision": base.revision} if base.revision else {}
     try:
-        return cls.from_pretrained(base.source, dtype=DTYPES[dtype], **place).to(device)
+        return cls.from_pretrained(base.source, dtype=DTYPES[dtype], **place, **more).to(device)
     except (OSError, ValueError, KeyError) as error:
         raise unloadable(request, error) from None
 
 
-def _place(settings: TrainSettings) -> tuple[torch.device, str]:
-    """Return where the weights go, and their number format."""
+def place_of(settings: TrainSettings) -> tuple[torch.device, str]:
+    """Return where the weights go, and their number format.
+
+    Raises:
+        InputError: if there is no such device.
+    """
     kind = settings.device
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
@@ -181,8 +227,15 @@ def _manifest(
 
 
 @contextlib.contextmanager
-def _only_writer(folder: Path) -> Iterator[Path]:
-    """Keep a second training out of a folder; processes of one launch are one training."""
+def only_writer(folder: Path) -> Iterator[Path]:
+    """Keep a second training out of a folder; processes of one launch are one training.
+
+    Yields:
+        The folder for the training's record.
+
+    Raises:
+        InputError: if another training is writing there.
+    """
     training = folder / TRAINING
     training.mkdir(parents=True, exist_ok=True)
     with (training / ".lock").open("w") as lock:
@@ -196,11 +249,33 @@ def _only_writer(folder: Path) -> Iterator[Path]:
 
 def _freeze(training: Path, folder: Path, manifest: dict[str, Any], settings: TrainSettings) -> str | None:
     """Write the manifest of a new training, or check that of one that goes on; return its last checkpoint."""
+    if resumed_manifest(training, folder, manifest, settings, ("method", "config", "base", "data", "settings")):
+        return last_checkpoint(training)
+    return None
+
+
+def resumed_manifest(
+    training: Path, folder: Path, manifest: dict[str, Any], settings: TrainSettings, keys: Sequence[str]
+) -> bool:
+    """Write the manifest of a new training, or check that of one that goes on.
+
+    Args:
+        training: folder of the record.
+        folder: of the training, which is emptied for a new one.
+        manifest: what is asked for now.
+        settings: whether it goes on.
+        keys: what of the manifest must be as it was.
+
+    Returns:
+        Whether it goes on.
+
+    Raises:
+        InputError: if it was begun with something else.
+    """
     path = training / MANIFEST
-    first = int(os.environ.get("RANK", "0")) == 0
     if settings.resume and path.exists():
         old = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("method", "config", "base", "data", "settings"):
+        for key in keys:
             was, now = old[key], json.loads(json.dumps(manifest[key]))
             if key == "settings":
                 was, now = ({name: value for name, value in each.items() if name not in _FREE} for each in (was, now))
@@ -210,15 +285,20 @@ def _freeze(training: Path, folder: Path, manifest: dict[str, Any], settings: Tr
                     f"{folder}: {changed} is no longer what the training was started with; give the same settings, or "
                     "start anew with --overwrite"
                 )
-        found = sorted((training / CHECKPOINTS).glob("checkpoint-*"), key=lambda each: int(each.name.partition("-")[2]))
-        whole = [each for each in found if (each / "trainer_state.json").is_file()]
-        say(f"going on from step {whole[-1].name.partition('-')[2]}" if whole else "no checkpoint yet; starting anew")
-        return str(whole[-1]) if whole else None
-    if first:
+        return True
+    if int(os.environ.get("RANK", "0")) == 0:
         clear_adapter(folder)
         training.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(manifest, indent=2) + "\n")
-    return None
+    return False
+
+
+def last_checkpoint(training: Path) -> str | None:
+    """Return the last whole checkpoint of a training that goes on, and say which."""
+    found = sorted((training / CHECKPOINTS).glob("checkpoint-*"), key=lambda each: int(each.name.partition("-")[2]))
+    whole = [each for each in found if (each / "trainer_state.json").is_file()]
+    say(f"going on from step {whole[-1].name.partition('-')[2]}" if whole else "no checkpoint yet; starting anew")
+    return str(whole[-1]) if whole else None
 
 
 def _trainer(
@@ -232,42 +312,87 @@ def _trainer(
     held: Sequence[Features],
     training: Path,
 ) -> AdapterTrainer:
-    if settings.gradient_checkpointing:
-        method.scorable(module)[0].gradient_checkpointing_enable({"use_reentrant": False})
-    arguments = _arguments(method, settings, len(rows), training, asks=_asks(base, data), held=bool(held))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    model = method.scorable(module)[0]
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return make_trainer(
+        settings,
+        training,
+        name=method.name,
+        module=module,
+        groups=method.groups(module, settings.lr or method.lr),
+        batches=MicroBatches(
+            settings.micro_tokens, pad, encoder_decoder=base.config.is_encoder_decoder, packing=method.packing
+        ),
+        rows=rows,
+        held=held,
+        sample=rows[:: max(1, len(rows) // len(held))][: len(held)] if held else (),
+        score=(lambda: _accuracy(method, module, tokenizer, base, data, settings)) if _asks(base, data) else None,
+        full=method.kind == "weights",
+    )
+
+
+def make_trainer(
+    settings: TrainSettings,
+    training: Path,
+    *,
+    name: str,
+    module: torch.nn.Module,
+    groups: Sequence[Group],
+    batches: Any,
+    rows: Any,
+    held: Sequence[Any],
+    sample: Sequence[Any] = (),
+    score: Callable[[], float] | None = None,
+    full: bool = True,
+) -> AdapterTrainer:
+    """Return the loop over a module: checkpoints, the best of which is kept, validation, and what it says on the way.
+
+    Args:
+        settings: of the training.
+        training: folder of its record.
+        name: of what is trained, for messages.
+        module: gives the summed weighted loss of a batch.
+        groups: its trainable parameters by learning rate.
+        batches: makes batches of rows; see `adapters.trainer.MicroBatches`.
+        rows: what is learnt from.
+        held: what is validated on; the last step is kept where there is none.
+        sample: training rows on which the loss is measured too.
+        score: gives the accuracy that decides which step is best; the loss decides without.
+        full: whether weights themselves are trained.
+    """
+    lr = groups[0].lr
+    arguments = _arguments(settings, len(rows), training, lr=lr, full=full, asks=score is not None, held=bool(held))
     trainer = AdapterTrainer(
         model=module,
         args=arguments,
         train_dataset=rows,
         # The Trainer insists on some; with none held out the last step is kept.
-        eval_dataset=held or rows[:1],
-        groups=method.groups(module, settings.lr or method.lr),
-        batches=MicroBatches(
-            settings.micro_tokens, pad, encoder_decoder=base.config.is_encoder_decoder, packing=method.packing
-        ),
-        sample=rows[:: max(1, len(rows) // len(held))][: len(held)] if held else (),
-        score=lambda: _accuracy(method, module, tokenizer, base, data, settings) if _asks(base, data) else None,
-        callbacks=[_Spoken(method.name, training)],
+        eval_dataset=held or [rows[0]],
+        groups=groups,
+        batches=batches,
+        sample=sample,
+        score=score or (lambda: None),
+        callbacks=[_Spoken(name, training)],
     )
     trainer.remove_callback(_printer())
     return trainer
 
 
 def _arguments(
-    method: Method, settings: TrainSettings, count: int, training: Path, *, asks: bool, held: bool
+    settings: TrainSettings, count: int, training: Path, *, lr: float, full: bool, asks: bool, held: bool
 ) -> TrainingArguments:
     """Return what transformers' Trainer is told."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     a_pass = -(-count // (settings.batch * processes))
     steps = settings.steps or max(1, round(settings.epochs * a_pass))
     every = settings.eval_every or max(1, steps // 5)
-    full = method.kind == "weights"
     return TrainingArguments(
         output_dir=str(training / CHECKPOINTS),
         max_steps=steps,
         per_device_train_batch_size=settings.batch,
-        learning_rate=settings.lr or method.lr,
+        learning_rate=lr,
         lr_scheduler_type=settings.schedule,
         warmup_steps=round(settings.warmup * steps),
         weight_decay=settings.weight_decay,
@@ -283,8 +408,8 @@ def _arguments(
         metric_for_best_model="eval_accuracy" if asks else "eval_loss",
         greater_is_better=asks,
         # Weights that are trained themselves stay in float32; only the arithmetic is shorter.
-        bf16=full and _place(settings)[1] == "bfloat16",
-        use_cpu=_place(settings)[0].type == "cpu",
+        bf16=full and place_of(settings)[1] == "bfloat16",
+        use_cpu=place_of(settings)[0].type == "cpu",
         seed=settings.seed,
         data_seed=settings.seed,
         remove_unused_columns=False,
@@ -333,18 +458,22 @@ def _finish(
     training = folder / TRAINING
     files = method.save(module, tokenizer, folder)
     write_adapter(folder, kind=method.kind, method=method.name, config=method.record(), base=base.record(), files=files)
-    log = trainer.state.log_history
-    write_curves(training, log, f"{method.name} on {base.spec}")
+    write_curves(training, trainer.state.log_history, f"{method.name} on {base.spec}")
+    write_text(training / RESULT, json.dumps(training_result(trainer, seconds), indent=2) + "\n")
+
+
+def training_result(trainer: AdapterTrainer, seconds: float) -> dict[str, Any]:
+    """Return what a training came to, as ``result.json`` holds it."""
     best = trainer.state.best_model_checkpoint
-    result = {
+    module: Any = trainer.model
+    return {
         "steps": trainer.state.global_step,
         "best_step": None if best is None else int(Path(best).name.partition("-")[2]),
         "best": trainer.state.best_metric,
         "parameters": sum(value.numel() for value in trainable(module).values()),
         "seconds": round(seconds, 3),
-        "validation": [entry for entry in log if "eval_loss" in entry],
+        "validation": [entry for entry in trainer.state.log_history if "eval_loss" in entry],
     }
-    write_text(training / RESULT, json.dumps(result, indent=2) + "\n")
 
 
 def _printer() -> Any:

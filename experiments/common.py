@@ -43,17 +43,24 @@ class Planned:
         words = ["stepgame", "train", self.method]
         for key, value in {**self.settings, "out": folder / self.name}.items():
             flag = "--" + key.replace("_", "-")
-            words += [flag] if value is True else [] if value in (False, None) else [flag, str(value)]
+            if isinstance(value, bool) or value is None:
+                words += [flag] if value else []
+                continue
+            for each in value if isinstance(value, tuple) else (value,):
+                words += [flag, str(each)]
         return shlex.join(words)
 
     def done(self, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """Train unless that was done before; go on where it was cut off; return manifest and result."""
-        from adapters import train
+        from adapters import train, train_pcp
 
         out = folder / self.name
         if not (out / "adapter.json").exists():
-            resume = (out / "training/manifest.json").exists()
-            train(self.method, out=out, resume=resume, **self.settings)
+            given = {**self.settings, "out": out, "resume": (out / "training/manifest.json").exists()}
+            if self.method == "pcp":
+                train_pcp(**given)
+            else:
+                train(self.method, **given)
         manifest, result = (
             json.loads((out / "training" / name).read_text(encoding="utf-8"))
             for name in ("manifest.json", "result.json")

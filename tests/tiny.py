@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,4 +66,33 @@ def tiny_encoder_decoder(folder: Path) -> Path:
     T5ForConditionalGeneration(config).save_pretrained(folder)
     words.save_pretrained(folder)
     (folder / "chat_template.jinja").unlink()
+    return folder
+
+
+def tiny_encoder(folder: Path, words: Iterable[str], seed: int = 0) -> Path:
+    """Write a BERT of two layers and width 32 with a masked-LM head, whose vocabulary is some words."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+    quiet_transformers()
+    torch.manual_seed(seed)
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,:?!"]
+    vocabulary = {word: place for place, word in enumerate(dict.fromkeys([*names, *(word.lower() for word in words)]))}
+    raw = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    raw.normalizer = normalizers.BertNormalizer()
+    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    raw.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    special = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
+    tokens = PreTrainedTokenizerFast(tokenizer_object=raw, **special)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+    )
+    BertForMaskedLM(config).save_pretrained(folder)
+    tokens.save_pretrained(folder)
     return folder

@@ -14,6 +14,7 @@ from harness.models.adapters import Adapter
 from harness.task import Example
 
 __all__ = [
+    "MASK",
     "BackendError",
     "Closing",
     "Completion",
@@ -34,6 +35,10 @@ __all__ = [
 Verb = Literal["choose", "generate"]
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
+
+MASK = "[MASK]"
+"""Where in a prompt a masked language model has to fill in the answer, whatever its own mask is called; at the end of a
+prompt that does not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ from harness.choice import PackedScorer, PromptInputs, packable, plain_scores  #
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["HFModel"]
+__all__ = ["HFModel", "device_of"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
@@ -121,7 +121,7 @@ class HFModel:
             InputError: if they are not to be had, or device and dtype do not fit.
         """
         quiet_transformers()
-        device = _device(request.device)
+        device = device_of(request.device)
         dtype = request.dtype if request.dtype != "auto" else "bfloat16" if device.type == "cuda" else "float32"
         adapter = request.adapter
         source, digest = model_source(request)
@@ -390,7 +390,15 @@ def _end_tokens(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
     return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
 
 
-def _device(wanted: str) -> torch.device:
+def device_of(wanted: str) -> torch.device:
+    """Return the device that a name means.
+
+    Args:
+        wanted: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+
+    Raises:
+        InputError: if there is no such device.
+    """
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = wanted.partition(":")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.models.adapters import Adapter, read_adapter
+from harness.models.architecture import architecture_of, check_engine
 from harness.models.base import Model, ModelRequest, Prompt, Verb
 from harness.plugins import Plugin, find_plugin, plugin_names
 from harness.task import Example
@@ -54,6 +55,9 @@ BACKENDS: dict[str, Backend] = {
     "random": Backend("harness.models.symbolic", "Random", BOTH, "any option, all alike"),
     "majority": Backend("harness.models.symbolic", "Majority", BOTH, "the training split's most frequent label"),
 }
+
+MASKED = ("harness.models.masked", "MaskedModel")
+"""What asks a masked language model on the backend ``hf``."""
 
 NAMED: dict[str, str] = {"smollm2": "hf", "oracle": "oracle", "random": "random", "majority": "majority"}
 """Models with a name of their own, and the backend that a name alone means."""
@@ -162,8 +166,11 @@ def require_verb(request: ModelRequest, verb: Verb) -> None:
     """Check that a backend has a verb, without importing it; an installed model's class has to be.
 
     Raises:
-        InputError: if it has not, with the scoring that it does have.
+        InputError: if it has not, with the scoring that it does have; or a model in a folder is of a kind that the
+            backend cannot ask.
     """
+    if request.backend in ADAPTED:
+        check_engine(request, verb)
     plugin = _plugin(request.backend)
     if plugin is not None:
         cls = plugin.load()
@@ -183,7 +190,10 @@ def load_model(request: ModelRequest, training: Callable[[int], Sequence[Example
         cls = plugin.load()
     else:
         backend = BACKENDS[request.backend]
-        cls = getattr(importlib.import_module(backend.module), backend.cls)
+        module, name = backend.module, backend.cls
+        if request.backend == "hf" and architecture_of(request) == "masked":
+            module, name = MASKED
+        cls = getattr(importlib.import_module(module), name)
     loaded: Model = cls.load(request, training)
     return loaded
 

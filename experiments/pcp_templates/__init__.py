@@ -1,0 +1,1 @@
+"""How much the template's words matter to prompt-based continued pre-training."""

@@ -1,0 +1,1 @@
+"""Why pre-training on raw pairs of sentences may hurt."""
