@@ -224,9 +224,9 @@ def test_the_command_line(encoder: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert not stopped.value.code
     assert capsys.readouterr().out.startswith(f"model: {tmp_path / 'out'} (prompt-ft, content hash ")
     with pytest.raises(SystemExit) as stopped:
-        main(["train", "lora", "--model", encoder, "--task", "sst2", "--out", str(tmp_path / "other")])
+        main(["train", "lora", "--model", encoder, "--shots", "4", "--out", str(tmp_path / "other")])
     assert stopped.value.code == 2
-    assert "method 'lora' does not take --task" in capsys.readouterr().err
+    assert "method 'lora' does not take --shots" in capsys.readouterr().err
 
 
 def asked(question: str) -> Prompt:
