@@ -56,3 +56,14 @@ def smollm2() -> Iterator[HFModel]:
     torch.set_num_threads(min(2, threads))
     yield HFModel.load(parse_model("smollm2", device="cpu"), lambda _: [])
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: tiny models spend their time waiting for a second, and a server needs a core too."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

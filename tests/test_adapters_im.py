@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,8 @@ from harness.models.base import Message
 from stepgame.errors import InputError
 from tests.tiny import tokenizer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONVERSATIONS = [
     [Message("user", "Where is A relative to B?"), Message("assistant", "left")],
     [Message("system", "Be brief."), Message("user", "Name a colour."), Message("assistant", "A deep green.")],
@@ -41,15 +43,6 @@ CONVERSATIONS = [
 
 WORDS = 500
 """Vocabulary of the model here: the tokenizer's ids are taken modulo it, which is all the same to a loss."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models as small as these spend their time waiting for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("torch")
-
-import torch
 
 from adapters import train
 from adapters.api import split_settings
@@ -24,6 +21,8 @@ from harness.models.registry import load_model, parse_model
 from stepgame.cli import main
 from stepgame.errors import InputError
 from tests.tiny import tiny_decoder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHORT = {"messages": [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Green."}]}
 LONG = {
@@ -44,14 +43,6 @@ TURNS = {
         {"role": "user", "content": "This is never answered."},
     ]
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

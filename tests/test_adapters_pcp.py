@@ -6,7 +6,6 @@ import csv
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
-import torch
 
 from adapters import train_pcp
 from adapters.pcp import stage
@@ -25,6 +23,8 @@ from harness import evaluate
 from harness.models.registry import parse_model, require_verb
 from stepgame.errors import InputError
 from tests.tiny import tiny_decoder, tiny_encoder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 GOOD = "bright warm lively tender clever rich fresh gentle".split()
 BAD = "dull cold tired harsh stupid poor stale rough".split()
@@ -36,14 +36,6 @@ def text_of(label: int, draw: random.Random) -> str:
     """Return a sentence of three words of praise or blame, by which its class can be told."""
     words = draw.sample(GOOD if label else BAD, 3)
     return f"the {draw.choice(THINGS)} was {words[0]} and {words[1]} and so {words[2]}"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

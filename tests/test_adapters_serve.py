@@ -104,17 +104,6 @@ def server(smollm2: HFModel, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         process.wait()
 
 
-@pytest.fixture
-def one_thread(smollm2: HFModel) -> Iterator[None]:
-    """Leave a core to the server."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def completion(server: Server, name: str, **settings: Any) -> Any:
     given = {"prompt": STORY, "max_tokens": 8, "temperature": 0, **settings}
     return server.client.completions.create(model=name, **given)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,12 @@ import pytest
 
 pytest.importorskip("torch")
 
-import torch
-
 from stepgame.errors import InputError
 from tests.tiny import tiny_decoder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 COLOURS = ("red", "green", "blue", "yellow", "black")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,14 @@ import pytest
 
 pytest.importorskip("torch")
 
-import torch
-
 from experiments.few_shot import few_shot_data, paired
 from experiments.tapt_pairs.__main__ import overlap
 from stepgame.errors import InputError
 from tests.tiny import tiny_encoder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAMES = ("pcp_vs_tapt", "pcp_templates", "tapt_pairs")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

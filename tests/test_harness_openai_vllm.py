@@ -38,17 +38,6 @@ def free_port() -> int:
         return port
 
 
-@pytest.fixture
-def one_thread(smollm2: HFModel) -> Iterator[None]:
-    """Leave a core to the server: threads that spin on more cores than there are slow both down many times."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run the real vLLM server with the built-in model; gives its base URL."""
