@@ -26,7 +26,7 @@ from harness.tasks import FILE_TASKS, TASKS, known_tasks, make_task, task_of_fil
 from stepgame.engines import is_engine
 from stepgame.errors import InputError
 
-__all__ = ["Plan", "check_same", "freeze", "make_plan", "manifest_of", "plan_of", "warn_of_versions"]
+__all__ = ["Plan", "check_same", "freeze", "make_plan", "manifest_of", "plan_of", "request_of", "warn_of_versions"]
 
 DEFAULT_MAX_TOKENS = 64
 """Longest text where neither the user nor the prompt says; the form asked for takes about eight."""
@@ -107,6 +107,24 @@ class Plan:
         return record
 
 
+def request_of(settings: RunSettings) -> ModelRequest:
+    """Return the model that settings name.
+
+    Raises:
+        InputError: if there is none of that name, or it does not take what is asked of it.
+    """
+    return parse_model(
+        settings.model,
+        backend=settings.backend,
+        adapter=settings.adapter,
+        dtype=settings.dtype,
+        device=settings.device,
+        batch_tokens=settings.batch_tokens,
+        seed=settings.seed,
+        args=settings.backend_args,
+    )
+
+
 def make_plan(settings: RunSettings, task: Task | None, command: Sequence[str]) -> Plan:
     """Check settings and turn them into a plan.
 
@@ -118,16 +136,7 @@ def make_plan(settings: RunSettings, task: Task | None, command: Sequence[str]) 
     Raises:
         InputError: if anything about the request is wrong.
     """
-    request = parse_model(
-        settings.model,
-        backend=settings.backend,
-        adapter=settings.adapter,
-        dtype=settings.dtype,
-        device=settings.device,
-        batch_tokens=settings.batch_tokens,
-        seed=settings.seed,
-        args=settings.backend_args,
-    )
+    request = request_of(settings)
     template = None if settings.prompt is None else load_prompt(settings.prompt, settings.score)
     made = _make_task(settings) if task is None else task
     template = template or load_prompt(made.prompt, settings.score)

@@ -19,8 +19,8 @@ from typing import Any
 from harness.judge import summarise
 from harness.models.adapters import read_adapter
 from harness.models.base import Closing, ModelRequest, TokenModel
-from harness.models.registry import load_model, parse_model
-from harness.plan import check_same, freeze, warn_of_versions
+from harness.models.registry import load_model
+from harness.plan import check_same, freeze, request_of, warn_of_versions
 from harness.record import MANIFEST, Run, RunFolder, load_run
 from harness.run import LM_EVAL
 from harness.settings import RunSettings
@@ -62,16 +62,7 @@ def perform_lm_eval(settings: RunSettings, record: RunFolder, command: Sequence[
             any weights are loaded.
         MissingExtraError: if lm-eval is not installed.
     """
-    request = parse_model(
-        settings.model,
-        backend=settings.backend,
-        adapter=settings.adapter,
-        dtype=settings.dtype,
-        device=settings.device,
-        batch_tokens=settings.batch_tokens,
-        seed=settings.seed,
-        args=settings.backend_args,
-    )
+    request = request_of(settings)
     if request.backend not in BACKENDS:
         raise InputError(f"backend {request.backend!r} cannot be asked in tokens; use {' or '.join(BACKENDS)}")
     if settings.stories:
