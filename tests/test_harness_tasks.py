@@ -180,7 +180,7 @@ def test_the_settings_of_python_and_of_the_command_line_are_the_same() -> None:
 
     named = {each.name for each in RunSettings.flags()}
     assert named == set(get_type_hints(Settings)) | {"model", "task", "out"}
-    assert set(inspect.signature(run).parameters) == named | {"dry_run"}
+    assert set(inspect.signature(run).parameters) == named | {"dry_run", "suite"}
     assert {each.metadata["variable"] for each in RunSettings.flags()} & {"STEPGAME_CACHE"} == set()
 
 
