@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from harness.models.positions import runs_apart
 from stepgame.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ __all__ = ["Reference", "WeightedLoss"]
 
 CHUNK = 1024
 """Positions whose logits are in memory at once."""
-TOLERANCE = 1e-3
-"""Largest difference between the output layer's logits and the model's own that rounding explains, in float32."""
 
 
 class Reference(NamedTuple):
@@ -61,7 +60,7 @@ class WeightedLoss:
         self._body: Any = getattr(model, model.base_model_prefix, None)
         self._head: Any = model.get_output_embeddings()
         self._fused: Any = None
-        self.chunked = self._body is not None and self._head is not None and self._agrees()
+        self.chunked = runs_apart(model, self._body, self._head)
         self.reference: Reference | None = None
 
     def __call__(
@@ -147,20 +146,3 @@ class WeightedLoss:
                 theirs = self.reference.loss._project(base).log_softmax(-1)
             losses = losses + self.reference.strength * (ours.exp() * (ours - theirs)).sum(-1)
         return (losses * weights).sum()
-
-    @torch.no_grad()
-    def _agrees(self) -> bool:
-        """Whether body and output layer by themselves give the model's own logits."""
-        was_training = self._model.training
-        self._model.eval()
-        ids = torch.arange(1, 9, device=self._model.device)[None] % self._model.config.vocab_size
-        try:
-            whole = self._model(input_ids=ids, use_cache=False).logits.float()
-            parts = self._head(self._body(input_ids=ids, use_cache=False).last_hidden_state).float()
-        except (TypeError, ValueError, RuntimeError, AttributeError):
-            return False
-        finally:
-            self._model.train(was_training)
-        scale = float(whole.abs().max()) or 1.0
-        limit = TOLERANCE if self._model.dtype == torch.float32 else 2e-2
-        return whole.shape == parts.shape and bool(((whole - parts).abs().max() / scale) <= limit)

@@ -110,13 +110,15 @@ def _show_suite(name: str, rows: Sequence[SuiteRow]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from harness.suite import mean_value
+
     table = Table("task", "metric", "value", "n", "errors", title=name)
     for row in rows:
         table.add_row(row.task, row.metric, _number(row.value), str(row.n), str(row.errors))
-    values = [row.value for row in rows if row.value is not None]
-    if len(values) == len(rows):
+    mean = mean_value(rows)
+    if mean is not None:
         table.add_section()
-        table.add_row("mean", "", _number(sum(values) / len(values)))
+        table.add_row("mean", "", _number(mean))
     Console(highlight=False).print(table)
 
 

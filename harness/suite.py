@@ -15,7 +15,7 @@ from harness.tasks.catalogue import Suite, load_suite
 from stepgame.errors import InputError
 from stepgame.files import write_text
 
-__all__ = ["SUITE_FILE", "SuiteRow", "perform_suite"]
+__all__ = ["SUITE_FILE", "SuiteRow", "mean_value", "perform_suite"]
 
 SUITE_FILE = "suite.json"
 
@@ -67,11 +67,15 @@ def perform_suite(settings: RunSettings, name: str, command: Sequence[str]) -> l
     for each in runs:
         make_plan(each, None, command)
     rows = [_row(suite, task, perform(each, None, command)) for task, each in zip(suite.tasks, runs, strict=True)]
-    values = [row.value for row in rows]
-    mean = None if None in values else sum(value for value in values if value is not None) / len(values)
-    record = {"suite": suite.name, "mean": mean, "tasks": [asdict(row) for row in rows]}
+    record = {"suite": suite.name, "mean": mean_value(rows), "tasks": [asdict(row) for row in rows]}
     write_text(out / SUITE_FILE, json.dumps(record, indent=2) + "\n")
     return rows
+
+
+def mean_value(rows: Sequence[SuiteRow]) -> float | None:
+    """Return the mean of the tasks' figures; None where one of them is not defined."""
+    values = [row.value for row in rows if row.value is not None]
+    return sum(values) / len(values) if values and len(values) == len(rows) else None
 
 
 def _of_task(settings: RunSettings, suite: Suite, task: str, out: Path) -> RunSettings:

@@ -20,6 +20,7 @@ HEAVY = {"torch", "transformers", "vllm", "openai", "matplotlib"}
 HEAVY_ALLOWED = {
     "harness/models/hf.py",
     "harness/models/masked.py",
+    "harness/models/positions.py",
     "harness/models/vllm.py",
     "harness/models/vllm_engine.py",
     "harness/models/vllm_adapters.py",

@@ -21,7 +21,8 @@ from adapters.pcp.rows import IGNORED, Masker, Row, Visits
 from adapters.pcp.tasks import known_tasks, load_task, parse_task
 from harness.models.architecture import kind_of
 from harness.models.base import Identity, Message, Prompt, Scores
-from harness.models.masked import MaskedModel, PositionReader
+from harness.models.masked import MaskedModel
+from harness.models.positions import PositionReader
 from harness.task import Example
 from stepgame.cli import main
 from stepgame.errors import InputError, MissingExtraError

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adapters.pcp.rows import IGNORED
-from harness.models.masked import PositionReader
+from harness.models.positions import PositionReader
 
 __all__ = ["ClassifierModule", "GapModule", "MaskedModule", "MatchModule"]
 

@@ -20,10 +20,11 @@ from harness.models.base import MASK, Completion, Failure, Identity, ModelReques
 from harness.models.builtin import checkpoint_hash, quiet_transformers
 from harness.models.chat import load_tokenizer, plain_text, unloadable
 from harness.models.hf import BATCH_TOKENS, DTYPES, device_of
+from harness.models.positions import PositionReader
 from harness.task import Example
 from stepgame.errors import InputError
 
-__all__ = ["MaskedModel", "PositionReader", "gap_positions", "option_ids", "with_masks"]
+__all__ = ["MaskedModel", "gap_positions", "option_ids", "with_masks"]
 
 
 class _Probe(NamedTuple):
@@ -178,53 +179,6 @@ class MaskedModel:
             for row, probe in asked:
                 found[probe] = float(logits[row, probe.token])
         return found
-
-
-class PositionReader:
-    """Reads a language model's logits at some positions, without making those of the others.
-
-    Args:
-        model: of transformers. The body and what stands behind it are run apart if that gives the model's own logits;
-            the whole model is run otherwise.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._body: Any = getattr(model, model.base_model_prefix, None)
-        heads = [child for name, child in model.named_children() if name != model.base_model_prefix]
-        self._head: Any = heads[0] if len(heads) == 1 else None
-        self.apart = self._body is not None and self._head is not None and self._agrees()
-
-    def __call__(self, ids: torch.Tensor, mask: torch.Tensor, chosen: torch.Tensor, **more: Any) -> torch.Tensor:
-        """Return the logits of some positions, [N, V].
-
-        Args:
-            ids: tokens, [B, T].
-            mask: which positions are real, [B, T].
-            chosen: which are read, [B, T], N of them.
-            more: further arguments of the model.
-        """
-        if not self.apart:
-            whole: torch.Tensor = self._model(input_ids=ids, attention_mask=mask, **more).logits
-            return whole[chosen]
-        states = self._body(input_ids=ids, attention_mask=mask, **more).last_hidden_state
-        logits: torch.Tensor = self._head(states[chosen])
-        return logits
-
-    @torch.no_grad()
-    def _agrees(self) -> bool:
-        was_training = self._model.training
-        self._model.eval()
-        ids = torch.arange(1, 9, device=self._model.device)[None] % self._model.config.vocab_size
-        try:
-            whole = self._model(input_ids=ids).logits.float()
-            parts = self._head(self._body(input_ids=ids).last_hidden_state[0]).float()
-        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
-            return False
-        finally:
-            self._model.train(was_training)
-        limit = 1e-3 if self._model.dtype == torch.float32 else 2e-2
-        return whole[0].shape == parts.shape and bool((whole[0] - parts).abs().max() <= limit * whole.abs().max())
 
 
 def with_masks(tokenizer: Any, text: str, count: int, name: str) -> str:
