@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from adapters.methods import make_method
 from adapters.pcp.config import split_pipeline_settings
 from adapters.settings import TrainSettings
 from harness.models.adapters import Adapter, read_adapter
+from harness.provenance import command_line
 from harness.threads import wait_without_spinning
 from stepgame.errors import require
 
@@ -79,7 +79,7 @@ def _require_libraries() -> None:
 
 
 def _words(command: Sequence[str] | None) -> Sequence[str]:
-    return [Path(sys.argv[0]).name, *sys.argv[1:]] if command is None else command
+    return command_line() if command is None else command
 
 
 def split_settings(method: str, settings: Mapping[str, Any]) -> tuple[Method, TrainSettings]:

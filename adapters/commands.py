@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +14,7 @@ from adapters.pcp.config import PipelineSettings
 from adapters.serving import ServeSettings
 from adapters.settings import TrainSettings
 from harness.flags import with_flags
+from harness.provenance import command_line
 from harness.threads import wait_without_spinning
 from stepgame.errors import InputError
 
@@ -62,7 +61,7 @@ def train(
         )
     from adapters.api import train
 
-    adapter = train(method, command=[Path(sys.argv[0]).name, *sys.argv[1:]], **given)
+    adapter = train(method, command=command_line(), **given)
     typer.echo(f"adapter: {adapter.folder} ({adapter.method}, content hash {adapter.content_hash[:12]})")
 
 
@@ -79,7 +78,7 @@ def _learn_few(name: str | None, given: Mapping[str, Any]) -> None:
     from adapters.api import train_pcp
 
     chosen = {} if name is None else {"method": name}
-    made = train_pcp(command=[Path(sys.argv[0]).name, *sys.argv[1:]], **chosen, **given)
+    made = train_pcp(command=command_line(), **chosen, **given)
     typer.echo(f"model: {made.folder} ({made.method}, content hash {made.content_hash[:12]})")
 
 

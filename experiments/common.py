@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from harness import Run, evaluate
-from harness.provenance import git_state, hardware, versions
+from harness.provenance import command_line, git_state, hardware, versions
 from harness.record import load_run
 from stepgame.errors import InputError
 from stepgame.files import write_text
@@ -100,7 +100,8 @@ def parse_experiment(
     options = parser.parse_args(words)
     options.scale = "quick" if options.quick else options.scale
     options.dry_run = options.dry_run or options.scale == PAPER
-    here = Path(__file__).resolve().parent / name
+    # Relative where it can be: these paths stand in what a published row says of its run.
+    here = Path(os.path.relpath(Path(__file__).resolve().parent)) / name
     options.work = options.work or here / "work" / options.scale
     options.results = options.results or here / "results" / options.scale
     return options
@@ -165,7 +166,7 @@ def write_setting(folder: Path, scale: Any) -> None:
     import torch
 
     record = {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": command_line(),
         "scale": asdict(scale),
         "git": git_state(),
         "hardware": hardware(torch.cuda.get_device_name() if torch.cuda.is_available() else None),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.flags import with_flags
+from harness.provenance import command_line
 from harness.record import Run
 from harness.settings import RunSettings
 from stepgame.errors import InputError
@@ -38,7 +38,7 @@ def run(
     from harness.run import perform
 
     given = RunSettings.of(**settings)
-    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    command = command_line()
     if suite is not None:
         if dry_run or given.task != "stepgame":
             raise InputError("--suite names the tasks; leave out --task and --dry-run")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.flags import with_flags
+from harness.provenance import command_line
 from harness.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def probe(
     from harness.settings import RunSettings
     from harness.variants import VARIANTS
 
-    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    command = command_line()
     _show_probes(perform_probe(RunSettings.of(**settings), variant or VARIANTS, command))
 
 

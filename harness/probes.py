@@ -8,7 +8,6 @@ survive a change of names was not worked out.
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from harness.pairing import Sample, read_samples, setting
+from harness.provenance import command_line
 from harness.record import MANIFEST, Run, read_json
 from harness.run import perform
 from harness.settings import RunSettings, Settings
@@ -140,7 +140,7 @@ def probe(
         TooManyErrorsError: if a run has more than ``max_errors``; every answer so far is kept.
         KeyboardInterrupt: on Ctrl-C; every answer so far is kept.
     """
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]] if command is None else command
+    words = command_line() if command is None else command
     return perform_probe(RunSettings.of(model=model, out=out, **settings), variants, words)
 
 

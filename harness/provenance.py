@@ -6,13 +6,14 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["git_state", "hardware", "is_secret", "redacted", "versions"]
+__all__ = ["command_line", "git_state", "hardware", "is_secret", "redacted", "versions"]
 
 _PACKAGES = (
     *("numpy", "numba", "pyarrow", "pandas", "scipy", "torch", "transformers", "tokenizers", "safetensors", "gguf"),
@@ -63,6 +64,13 @@ def git_state() -> dict[str, Any] | None:
     if commit is None or status is None:
         return None
     return {"commit": commit, "dirty": bool(status)}
+
+
+def command_line() -> list[str]:
+    """Return the words this process was started with, its programme without the path of its file."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    programme = [Path(sys.argv[0]).name] if spec is None else ["python", "-m", spec.name.removesuffix(".__main__")]
+    return [*programme, *sys.argv[1:]]
 
 
 def is_secret(name: str) -> bool:

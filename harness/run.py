@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from harness.models.base import Closing, Failure, Prompt, Scores
 from harness.models.registry import load_model
 from harness.plan import Plan, check_same, make_plan, manifest_of, plan_of, warn_of_versions
 from harness.progress import Progress
-from harness.provenance import redacted
+from harness.provenance import command_line, redacted
 from harness.record import MANIFEST, SAMPLES, Run, RunFolder, load_run
 from harness.settings import RunSettings, Settings
 from harness.task import Example, Measured, Task
@@ -77,7 +76,7 @@ def evaluate(
         TooManyErrorsError: if more than ``max_errors`` questions got no answer; every answer so far is kept.
         KeyboardInterrupt: on Ctrl-C; every answer so far is kept, and the message says how to go on.
     """
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]] if command is None else command
+    words = command_line() if command is None else command
     named: dict[str, Any] = {"task": task} if isinstance(task, str) else {}
     given = RunSettings.of(model=model, out=out, **named, **settings)
     return perform(given, None if isinstance(task, str) else task, words)

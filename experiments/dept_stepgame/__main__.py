@@ -8,6 +8,7 @@ is in the table. ``stepgame publish`` adds the runs under the work folder to a l
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from harness import Run
 from harness.compare import compare
 from stepgame.errors import InputError
 
-PROMPT = str(Path(__file__).resolve().parent / "prompt.toml")
+PROMPT = os.path.relpath(Path(__file__).resolve().parent / "prompt.toml")
 REACH = 384
 """s: tokens of a prompt that have an offset; noisy stories of k = 10 have about as many."""
 
