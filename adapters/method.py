@@ -97,6 +97,8 @@ class Method(ABC):
     """Learning rate where none is given."""
     packing: bool = False
     """Whether a row of a batch holds several examples."""
+    whole: str | None = None
+    """Flag that needs the whole module in one process; None if it may be sharded."""
     encoder_decoders: ClassVar[bool] = False
     """Whether it can train encoder-decoder models."""
 

@@ -110,6 +110,10 @@ class TrainSettings:
         default=False,
         metadata=flag(_OPT, "Compute activations again instead of keeping them.", bool, "--gradient-checkpointing"),
     )
+    shard: bool = field(
+        default=False,
+        metadata=flag(_OPT, "Spread the model over the processes of the launch (FSDP).", bool, "--shard"),
+    )
     seed: int = field(default=0, metadata=flag(_OPT, "Of the stories, the order and what starts at random.", int))
     eval_every: int | None = field(
         default=None, metadata=flag(_RUN, "Steps between validations. [default: a fifth of all]", int | None)

@@ -5,7 +5,8 @@ What differs from the Trainer as it comes:
 - A step's batch is cut into micro-batches of at most so many padded tokens, longest rows first. The gradient is that of
   the whole batch's weighted mean, over all processes, however it was cut.
 - A loss that is not finite stops the training before the step is taken.
-- Checkpoints hold the trainable tensors only.
+- Checkpoints hold the trainable tensors only, whole ones even where the module is spread over processes
+  (`adapters.processes`).
 - Validation is the loss over answers, whatever the training loss is over, and the accuracy by the harness's own option
   scoring.
 """
@@ -22,11 +23,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Trainer
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from adapters.method import Features, Group
-from stepgame.errors import StepGameError
+from adapters.processes import gathered, put_in, sharded, spread_state, whole, whole_state
+from stepgame.errors import InputError, StepGameError
 
-__all__ = ["AdapterTrainer", "MicroBatches", "TrainingStoppedError", "trainable"]
+__all__ = ["AdapterTrainer", "MicroBatches", "TrainingStoppedError", "put_trainable", "trainable"]
 
 WEIGHTS = "trainable.safetensors"
 PACKED = 1024
@@ -153,6 +156,15 @@ class AdapterTrainer(Trainer):
         self._score = score
         self._sample = sample
         super().__init__(data_collator=batches, **settings)
+        if self._spread:
+            # The Trainer's own mark of models that nobody may wrap or move; it is made for those that it spread itself.
+            if not hasattr(self, "is_distributed_loading_by_transformers"):
+                raise InputError("--shard needs a newer transformers; the one here would wrap the model again")
+            self.is_distributed_loading_by_transformers = True
+
+    @property
+    def _spread(self) -> bool:
+        return sharded(self.model)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Make AdamW over the method's groups."""
@@ -173,12 +185,16 @@ class AdapterTrainer(Trainer):
         # Gradients are averaged over processes, so each one's share of the weighted mean counts that many times.
         processes = accelerator.num_processes
         weight = accelerator.reduce(inputs["weight"].to(accelerator.device, torch.float64), "sum").clamp(min=1e-12)
-        micro = inputs["micro"]
+        micro = [(batch, 1.0) for batch in inputs["micro"]]
+        if self._spread:
+            # Each pass through a spread module is one of all processes, also of those whose batch is in fewer pieces.
+            most = int(accelerator.gather(torch.tensor([len(micro)], device=accelerator.device)).max())
+            micro = [(micro[0][0], 0.0)] * (most - len(micro)) + micro
         total = torch.zeros((), device=accelerator.device)
-        for place, batch in enumerate(micro):
+        for place, (batch, counts) in enumerate(micro):
             last = place == len(micro) - 1
             with nullcontext() if last else accelerator.no_sync(model), self.compute_loss_context_manager():
-                loss = model(batch) * (processes / weight).to(torch.float32)
+                loss = model(batch) * (counts * processes / weight).to(torch.float32)
                 self._check(loss)
                 accelerator.backward(loss)
             total += loss.detach()
@@ -208,7 +224,8 @@ class AdapterTrainer(Trainer):
             metrics["eval_loss"] = self.validation_loss(rows)
         if self._sample:
             metrics["eval_train_loss"] = self.validation_loss(self._sample)
-        accuracy = self._score()
+        with gathered(self.model):
+            accuracy = self._score()
         if accuracy is not None:
             metrics["eval_accuracy"] = accuracy
         self.log(metrics)
@@ -231,10 +248,36 @@ class AdapterTrainer(Trainer):
         return total / max(weight, 1e-12)
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: value.detach().cpu().contiguous() for name, value in _state(_module(self)).items()}
-        save_file(state, folder / WEIGHTS)
+        folder, keep = Path(output_dir or str(self.args.output_dir)), self.args.should_save
+        state = {name: whole(value, keep=keep) for name, value in _state(_module(self)).items()}
+        if keep:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(state, folder / WEIGHTS)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self._spread:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        optimizer: Any = self.optimizer
+        scheduler: Any = self.lr_scheduler
+        state = whole_state(optimizer.state_dict(), keep=self.args.should_save)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self._spread or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        optimizer: Any = self.optimizer
+        scheduler: Any = self.lr_scheduler
+        state, steps = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        optimizer.load_state_dict(spread_state(state, parameters))
+        scheduler.load_state_dict(steps)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.load_trainable(Path(resume_from_checkpoint))
@@ -243,12 +286,17 @@ class AdapterTrainer(Trainer):
         if self.state.best_model_checkpoint is not None:
             self.load_trainable(Path(self.state.best_model_checkpoint))
 
-    @torch.no_grad()
     def load_trainable(self, folder: Path) -> None:
         """Put a checkpoint's tensors into the module."""
-        values = load_file(folder / WEIGHTS)
-        for name, tensor in _state(_module(self)).items():
-            tensor.copy_(values[name])
+        put_trainable(_module(self), folder)
+
+
+@torch.no_grad()
+def put_trainable(module: Any, folder: Path) -> None:
+    """Put a checkpoint's tensors into a module."""
+    values = load_file(folder / WEIGHTS)
+    for name, tensor in _state(module).items():
+        tensor.copy_(put_in(tensor, values[name]))
 
 
 def _module(trainer: Trainer) -> Any:

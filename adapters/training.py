@@ -25,9 +25,10 @@ from adapters.data import TrainingData, load_data
 from adapters.describe import describe_model, load_fast_tokenizer
 from adapters.method import BaseModel, Features, Group, Method
 from adapters.prepare import PreparedData, prepare
+from adapters.processes import check_launch, is_first, processes, shard
 from adapters.settings import TrainSettings
 from adapters.store import TRAINING, clear_adapter, write_adapter
-from adapters.trainer import AdapterTrainer, MicroBatches, trainable
+from adapters.trainer import AdapterTrainer, MicroBatches, put_trainable, trainable
 from harness.models.adapters import ADAPTER_FILE, Adapter, read_adapter
 from harness.models.base import Identity, Prompt, Scores
 from harness.models.builtin import checkpoint_hash, quiet_transformers
@@ -44,6 +45,7 @@ __all__ = [
     "MANIFEST",
     "RESULT",
     "check_folder",
+    "chosen_checkpoint",
     "last_checkpoint",
     "load_weights",
     "make_trainer",
@@ -59,7 +61,7 @@ MANIFEST, RESULT, CHECKPOINTS = "manifest.json", "result.json", "checkpoints"
 KEEP = 2
 """Checkpoints kept: the best and the last."""
 
-_FREE = ("out", "overwrite", "resume", "log_every", "micro_tokens", "device")
+_FREE = ("out", "overwrite", "resume", "log_every", "micro_tokens", "device", "shard")
 """Settings that may differ when a training goes on: they decide neither the data nor the function that is learnt."""
 
 
@@ -81,6 +83,7 @@ def perform_training(method: Method, settings: TrainSettings, command: Sequence[
     """
     if settings.out is None:
         raise InputError("--out is missing; give the folder of the adapter to write")
+    check_launch(settings.shard)
     folder = Path(settings.out).absolute()
     check_folder(folder, settings)
     quiet_transformers()
@@ -89,6 +92,8 @@ def perform_training(method: Method, settings: TrainSettings, command: Sequence[
     if base.config.is_encoder_decoder and not method.encoder_decoders:
         raise InputError(f"model {settings.model!r} is an encoder-decoder, which method {method.name!r} cannot train")
     method.check(base)
+    if settings.shard and method.whole is not None:
+        raise InputError(f"--shard does not go with {method.whole}; leave one of them out")
     tokenizer = load_fast_tokenizer(request)
     data = load_data(settings)
     learnt, tested = (
@@ -96,19 +101,27 @@ def perform_training(method: Method, settings: TrainSettings, command: Sequence[
     )
     rows, held = learnt.rows, tested.rows
     device, dtype = place_of(settings)
+    # What is spread may be more than one device can hold.
+    first = torch.device("cpu") if settings.shard else device
     with only_writer(folder) as training:
         model = None
         if not base.content_hash:
             # A hub model's files are all here only when its weights are.
-            model = load_weights(base, request, dtype, device)
+            model = load_weights(base, request, dtype, first)
             base = replace(base, content_hash=checkpoint_hash(base.source, base.revision))
         manifest = _manifest(method, settings, base, data, learnt, tested, command)
         going_on = _freeze(training, folder, manifest, settings)
-        model = load_weights(base, request, dtype, device) if model is None else model
+        model = load_weights(base, request, dtype, first) if model is None else model
         module = method.build(base, model, tokenizer, settings.seed)
+        if settings.shard:
+            shard(module, method.scorable(module)[0], device)
         trainer = _trainer(method, settings, base, module, tokenizer, data, rows, held, training)
         seconds = train_to_end(trainer, going_on)
         if trainer.is_world_process_zero():
+            if settings.shard:
+                # What is spread cannot be written by one process; the last checkpoint, or the best, can.
+                module = method.build(base, load_weights(base, request, dtype, first), tokenizer, settings.seed)
+                put_trainable(module, chosen_checkpoint(trainer))
             _finish(method, module, tokenizer, base, folder, trainer, seconds)
         trainer.accelerator.wait_for_everyone()
     return read_adapter(folder)
@@ -239,7 +252,7 @@ def only_writer(folder: Path) -> Iterator[Path]:
     training = folder / TRAINING
     training.mkdir(parents=True, exist_ok=True)
     with (training / ".lock").open("w") as lock:
-        if int(os.environ.get("RANK", "0")) == 0:
+        if is_first():
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -286,7 +299,7 @@ def resumed_manifest(
                     "start anew with --overwrite"
                 )
         return True
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_first():
         clear_adapter(folder)
         training.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(manifest, indent=2) + "\n")
@@ -384,8 +397,7 @@ def _arguments(
     settings: TrainSettings, count: int, training: Path, *, lr: float, full: bool, asks: bool, held: bool
 ) -> TrainingArguments:
     """Return what transformers' Trainer is told."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    a_pass = -(-count // (settings.batch * processes))
+    a_pass = -(-count // (settings.batch * processes()))
     steps = settings.steps or max(1, round(settings.epochs * a_pass))
     every = settings.eval_every or max(1, steps // 5)
     return TrainingArguments(
@@ -460,6 +472,12 @@ def _finish(
     write_adapter(folder, kind=method.kind, method=method.name, config=method.record(), base=base.record(), files=files)
     write_curves(training, trainer.state.log_history, f"{method.name} on {base.spec}")
     write_text(training / RESULT, json.dumps(training_result(trainer, seconds), indent=2) + "\n")
+
+
+def chosen_checkpoint(trainer: AdapterTrainer) -> Path:
+    """Return the best checkpoint, or the last where nothing is validated."""
+    best = trainer.state.best_model_checkpoint
+    return Path(best or f"{trainer.args.output_dir}/checkpoint-{trainer.state.global_step}")
 
 
 def training_result(trainer: AdapterTrainer, seconds: float) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from stepgame.files import write_text
 
 __all__ = ["Planned", "ask", "draw_lines", "named_files", "parse_experiment", "write_rows", "write_setting"]
 
-PAPER = "paper"
-"""The scale that is only ever shown."""
+PAPER, DEVICES = "paper", 8
+"""The scale that is only ever shown, and the devices of one machine that its models are spread over."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,20 @@ class Planned:
     method: str
     settings: Mapping[str, Any]
 
-    def command(self, folder: Path) -> str:
-        """Return the command line that does it."""
-        words = ["stepgame", "train", self.method]
-        for key, value in {**self.settings, "out": folder / self.name}.items():
+    def command(self, folder: Path, processes: int = 1) -> str:
+        """Return the command line that does it.
+
+        Args:
+            folder: that the training's own lies in.
+            processes: over which the model is spread, and the batch divided.
+        """
+        words, more = ["stepgame"], {"out": folder / self.name}
+        if processes > 1:
+            launch = f"accelerate launch --config_file adapters/launch/ddp.yaml --num_processes {processes}"
+            words = [*launch.split(), "-m", "stepgame.cli"]
+            more |= {"batch": self.settings["batch"] // processes, "shard": True}
+        words += ["train", self.method]
+        for key, value in {**self.settings, **more}.items():
             flag = "--" + key.replace("_", "-")
             if isinstance(value, bool) or value is None:
                 words += [flag] if value else []

@@ -38,6 +38,7 @@ HEAVY_ALLOWED = {
     "adapters/pcp/pipeline.py",
     "adapters/pcp/soft.py",
     "adapters/pcp/stage.py",
+    "adapters/processes.py",
     "adapters/server.py",
     "adapters/trainer.py",
     "adapters/training.py",

@@ -19,6 +19,7 @@ from harness.tasks import known_tasks, make_task
 from harness.tasks.catalogue import SPLITS, load_suites, load_task_specs
 from harness.tasks.metrics import METRICS
 from stepgame.errors import InputError
+from tests.tiny import tiny_decoder
 
 SST2 = 'sentence\tlabel\na "fine film\t1\ndull .\t0\nmoving and true\t1\n'
 
@@ -201,6 +202,22 @@ def test_adapters_learn_from_a_tasks_own_splits(tmp_path: Path) -> None:
     assert all(each.id.startswith("glue/sst2-validation") and each.asked for each in data.validation)
     with pytest.raises(InputError, match="--n 9 is more"):
         load_data(TrainSettings(model="smollm2", task="glue/sst2", data=str(folder), n=9))
+
+
+def test_a_soft_prompt_is_trained_on_a_task_and_asked_it(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    from adapters import train
+
+    model = str(tiny_decoder(tmp_path / "tiny"))
+    folder = write(tmp_path / "sst2", train_tsv=SST2, dev_tsv=SST2, test_tsv=SST2)
+    learnt: Any = {"prompt_length": 3, "rank": 2, "steps": 20, "batch": 3, "lr": 0.1, "validation": 3}
+    adapter = train("dept", model=model, task="glue/sst2", data=folder, out=tmp_path / "dept", **learnt)
+    result = json.loads((adapter.folder / "training/result.json").read_text(encoding="utf-8"))
+    run = evaluate(model, "glue/sst2", data=folder, adapter=adapter.folder, out=tmp_path / "run")
+    assert run.results is not None
+    # Validation and test hold the same lines here.
+    assert run.results["accuracy"] == pytest.approx(result["best"])
+    assert run.results["accuracy"] > 0.6
 
 
 def test_the_list_names_size_metric_and_source(command_line: Any) -> None:

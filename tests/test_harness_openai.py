@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -15,6 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.ports import free_port
 
 pytest.importorskip("openai")
 
@@ -54,13 +55,6 @@ def prompts(count: int) -> list[Prompt]:
 
 def plain(prompt: Prompt) -> str:
     return "\n\n".join([*(message.content for message in prompt.messages), "Answer:"])
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def ask_all(model: OpenAIModel, asked: list[Prompt], sampling: Sampling | None) -> list[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.ports import free_port
 
 pytest.importorskip("openai")
 
@@ -29,13 +30,6 @@ if TYPE_CHECKING:
     from harness.models.hf import HFModel
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

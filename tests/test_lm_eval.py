@@ -105,6 +105,26 @@ def test_scores_are_those_of_lm_evals_own_model(tiny: Path, folder: Path, tmp_pa
     assert not list((tmp_path / "run").glob("lm-eval-requests*"))
 
 
+def test_vllm_gives_the_same(tiny: Path, folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("vllm")
+    runs = [
+        evaluate(
+            str(tiny), "lm-eval:sg_choice,sg_generate", data=folder, dtype="float32", out=tmp_path / backend, **more
+        )
+        for backend, more in {
+            "hf": {},
+            "vllm": {"backend": "vllm", "model_args": {"max_model_len": "512", "kv_cache_memory_bytes": "64M"}},
+        }.items()
+    ]
+    here, there = ({line["id"]: line for line in run.samples()} for run in runs)
+    assert len(here) == len(there) == 6
+    for name, line in here.items():
+        if "sg_choice" in name:
+            assert there[name]["logprobs"] == pytest.approx(line["logprobs"], abs=1e-3)
+        else:
+            assert there[name]["raw"] == line["raw"]
+
+
 def test_an_adapter_changes_the_scores_and_is_recorded(tiny: Path, folder: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -20,6 +20,7 @@ from harness.prompts import load_prompt
 from harness.tasks import make_task
 from stepgame.errors import InputError
 from stepgame.generate import Recipe, stream
+from tests.ports import free_port
 from tests.tiny import tiny_decoder
 
 ray = pytest.importorskip("ray")
@@ -31,7 +32,10 @@ def cluster() -> Iterator[Any]:
     """Start a cluster whose head does no work."""
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    port = free_port()
+    head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": port}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    made.client = f"ray://127.0.0.1:{port}"
     yield made
     ray.shutdown()
     made.shutdown()
@@ -97,6 +101,24 @@ def test_answers_are_the_same_and_none_is_lost_or_double_though_a_machine_is_los
         assert there[name]["logprobs"] == pytest.approx(line["logprobs"], abs=1e-3)
     assert run.manifest["replicas"] == {"engine": "ray", "count": 2, "gpus": 0.0}
     assert run.manifest["model"]["content_hash"] == local.manifest["model"]["content_hash"]
+
+
+def test_a_client_port_is_as_good(cluster: Any, nodes: list[Any], tmp_path: Path) -> None:
+    from stepgame.cluster import BlockMaker, connected
+
+    model = str(tiny_decoder(tmp_path / "tiny"))
+    asked: Any = {"hops": [1, 2], "per_hop": 10, "noise": True}
+    runs = [
+        evaluate(model, out=tmp_path / "local", **asked),
+        evaluate(model, out=tmp_path / "client", engine=cluster.client, replicas=2, **asked),
+    ]
+    here, there = ({line["id"]: line["prediction"] for line in run.samples()} for run in runs)
+    assert here == there
+    recipe = Recipe((2, 40), 20_000, noise=True, seed=4)
+    with connected(cluster.client) as connection:
+        maker = BlockMaker(connection)
+        for part, local in zip(stream(recipe, submit=maker, ahead=maker.ahead), stream(recipe), strict=True):
+            assert part.table.equals(local.table)
 
 
 def test_a_chunk_that_is_lost_twice_is_an_error_and_not_asked_again(

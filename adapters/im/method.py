@@ -40,6 +40,8 @@ class InstructionMethod(Method):
         self.kind = self._trained.kind
         self.lr = self._trained.lr
         self.packing = config.packing
+        # The kernel takes the output layer by itself; the copy that --kl keeps is no part of the module.
+        self.whole = "--liger" if config.liger else "--kl with full weights" if config.kl and not trains_lora else None
 
     def check(self, base: BaseModel) -> None:
         """Check that what the configuration needs is installed.

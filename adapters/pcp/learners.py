@@ -23,6 +23,7 @@ from adapters.pcp.readers import Text
 from adapters.pcp.rows import IGNORED, Masker, Row, RowBatches, Visits, as_features
 from adapters.pcp.soft import soften
 from adapters.pcp.tasks import ClozeTask
+from adapters.processes import processes
 from adapters.trainer import MicroBatches
 from adapters.training import load_weights, place_of
 from harness.models.base import Failure, Identity, Message, ModelRequest, Prompt
@@ -92,7 +93,10 @@ class Bench:
         """Load a model's weights in float32, to be trained; what starts at random is drawn by the seed."""
         set_seed(self.settings.train.seed)
         cls = cls or (AutoModelForMaskedLM if self.masked else None)
-        return load_weights(source, self.request, "float32", place_of(self.settings.train)[0], cls, **more)
+        train = self.settings.train
+        # What is spread may be more than one device can hold.
+        device = torch.device("cpu") if train.shard else place_of(train)[0]
+        return load_weights(source, self.request, "float32", device, cls, **more)
 
     @cached_property
     def asker(self) -> Asker:
@@ -259,7 +263,7 @@ def pretrainer(bench: Bench, source: BaseModel, labelled: Sequence[Labelled] | N
     rows, words = _masked_texts(bench, labelled)
     special = frozenset(tokenizer.all_special_ids)
     mask = Masker(settings.mask_rate, tokenizer.mask_token_id, len(tokenizer), special, settings.train.seed)
-    visits = settings.steps("pretrain") * settings.batch("pretrain")
+    visits = settings.steps("pretrain") * settings.batch("pretrain") * processes()
     own, apart = _divided(len(rows), settings.train.seed)
 
     def masked(place: int, visit: int) -> Row:

@@ -9,7 +9,6 @@ model ask its questions by ``stepgame run``.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections import Counter
@@ -36,6 +35,7 @@ from adapters.pcp.learners import (
 )
 from adapters.pcp.stage import MODEL, accuracy, model_of, perform_stage
 from adapters.pcp.tasks import STEPGAME, load_task
+from adapters.processes import check_launch, is_first, join, processes, share, wait
 from adapters.store import write_adapter
 from adapters.training import RESULT, check_folder, only_writer, place_of, resumed_manifest
 from harness.models.adapters import ADAPTER_FILE, Adapter, read_adapter
@@ -81,12 +81,14 @@ def perform_pipeline(settings: PipelineSettings, command: Sequence[str]) -> Adap
     train = settings.train
     if train.out is None:
         raise InputError("--out is missing; give the folder of the model to write")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(f"{NAME} runs in one process; start it without torchrun")
+    check_launch(train.shard)
+    if processes() > 1 and settings.method == "self-training":
+        raise InputError("self-training keeps what it is sure of in one process; start it without a launcher")
     folder = Path(train.out).absolute()
     check_folder(folder, train)
     quiet_transformers()
     bench = _bench(settings)
+    join(place_of(train)[0])
     with only_writer(folder) as training:
         if not bench.base.content_hash:
             # A hub model's files are all here only when its weights are.
@@ -94,11 +96,15 @@ def perform_pipeline(settings: PipelineSettings, command: Sequence[str]) -> Adap
             digest = checkpoint_hash(bench.base.source, bench.base.revision)
             bench = replace(bench, base=replace(bench.base, content_hash=digest))
         going_on = resumed_manifest(training, folder, _manifest(bench, command), train, _SAME)
+        # The first process may be clearing the folder.
+        wait()
         if going_on and (folder / ADAPTER_FILE).exists():
             return read_adapter(folder)
         started = time.perf_counter()
         marks = _perform(bench, training)
-        _finish(bench, folder, training, marks, None if going_on else started)
+        if is_first():
+            _finish(bench, folder, training, marks, None if going_on else started)
+        wait()
     return read_adapter(folder)
 
 
@@ -178,6 +184,7 @@ def _perform(bench: Bench, training: Path) -> dict[str, dict[str, Any]]:
         )
     if "pseudo-label" in folders and "label-ft" not in folders and not (training / PSEUDO_LABELS).exists():
         marks["pseudo-label"] = _label_as_it_is(bench, training)
+        wait()
     if settings.method == "pcp" and "pretrain" in folders:
         labelled = _read_labels(bench, Path(settings.pseudo_labels or training / PSEUDO_LABELS))
     if "pretrain" in folders:
@@ -205,12 +212,13 @@ def _write_labels(bench: Bench, learner: Learner, training: Path) -> dict[str, A
     corpus, options = bench.corpus, learner.asker.options
     started = time.perf_counter()
     say(f"labelling {len(corpus.unlabelled)} texts")
-    found = learner.predict(corpus.unlabelled)
+    found = share(learner.predict, corpus.unlabelled, learner.module)
     lines: list[dict[str, Any]] = []
     for text, each in zip(corpus.unlabelled, found, strict=True):
         best = max(range(len(each)), key=each.__getitem__)
         lines.append({"id": text.id, "class": best, "word": options[best], "confidence": round(each[best], 6)})
-    write_text(training / PSEUDO_LABELS, "".join(json.dumps(line) + "\n" for line in lines))
+    if is_first():
+        write_text(training / PSEUDO_LABELS, "".join(json.dumps(line) + "\n" for line in lines))
     least = bench.settings.threshold
     kept = [pair for pair in zip(lines, corpus.hidden, strict=True) if pair[0]["confidence"] >= least]
     known = [line["class"] == gold for line, gold in kept if gold is not None]
@@ -264,9 +272,9 @@ def _measure(bench: Bench, learner: Learner, folder: Path) -> dict[str, Any]:
     corpus = bench.corpus
     if learner.predict is None or not corpus.test:
         return {}
-    found = learner.predict(corpus.test)
+    found = share(learner.predict, corpus.test, learner.module)
     # A decoder is asked stories by a prompt of the harness; everything else has a template of its own.
-    if learner.asker is not None and (bench.masked or not corpus.stories):
+    if is_first() and learner.asker is not None and (bench.masked or not corpus.stories):
         asker = learner.asker
         lines = [
             {

@@ -14,9 +14,18 @@ from adapters.full.method import save_checkpoint
 from adapters.method import BaseModel, Group
 from adapters.pcp.learners import Bench, Learner
 from adapters.pcp.readers import Text
+from adapters.processes import is_first, shard, wait
 from adapters.settings import TrainSettings
-from adapters.trainer import trainable
-from adapters.training import CHECKPOINTS, last_checkpoint, make_trainer, train_to_end, training_result
+from adapters.trainer import put_trainable, trainable
+from adapters.training import (
+    CHECKPOINTS,
+    chosen_checkpoint,
+    last_checkpoint,
+    make_trainer,
+    place_of,
+    train_to_end,
+    training_result,
+)
 from harness.progress import say
 from stepgame.files import atomic_folder, write_text
 
@@ -57,6 +66,8 @@ def perform_stage(
     own, dev = _settings(bench, name), bench.corpus.dev
     going_on = last_checkpoint(folder) if (folder / CHECKPOINTS).exists() else None
     predict = learner.predict
+    if own.shard:
+        shard(learner.module, learner.model, place_of(own)[0])
     trainer = make_trainer(
         own,
         folder,
@@ -69,15 +80,22 @@ def perform_stage(
         score=(lambda: accuracy(predict(dev), dev)) if predict is not None and dev else None,
     )
     seconds = train_to_end(trainer, going_on)
-    # A picture takes longer than many a stage.
-    write_curves(folder, trainer.state.log_history, None)
-    with atomic_folder(folder / MODEL) as made:
-        files = save_checkpoint(learner.model, learner.tokenizer, made)
     learner.model.eval()
-    mark = {**training_result(trainer, seconds), "files": files, **then(learner)}
-    write_text(folder / DONE, json.dumps(mark, indent=2) + "\n")
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    return mark
+    more = then(learner)
+    wait()
+    if is_first():
+        # A picture takes longer than many a stage.
+        write_curves(folder, trainer.state.log_history, None)
+        if own.shard:
+            learner = build()
+            put_trainable(learner.module, chosen_checkpoint(trainer))
+        with atomic_folder(folder / MODEL) as made:
+            files = save_checkpoint(learner.model, learner.tokenizer, made)
+        mark = {**training_result(trainer, seconds), "files": files, **more}
+        write_text(folder / DONE, json.dumps(mark, indent=2) + "\n")
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    wait()
+    return finished(folder) or {}
 
 
 def finished(folder: Path) -> dict[str, Any] | None:

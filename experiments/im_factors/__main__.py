@@ -15,7 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.common import Planned, draw_lines, named_files, parse_experiment, write_rows, write_setting
+from experiments.common import (
+    DEVICES,
+    PAPER,
+    Planned,
+    draw_lines,
+    named_files,
+    parse_experiment,
+    write_rows,
+    write_setting,
+)
 from stepgame.errors import InputError
 
 
@@ -89,7 +98,13 @@ def main(words: Sequence[str] | None = None) -> int:
     planned = plan(scale, named_files(options.data))
     if options.dry_run:
         for *_, trainings in planned:
-            print(*(training.command(options.work) for training in trainings.values()), sep="\n")
+            print(
+                *(
+                    training.command(options.work, DEVICES if options.scale == PAPER else 1)
+                    for training in trainings.values()
+                ),
+                sep="\n",
+            )
         return 0
     rows: list[dict[str, Any]] = []
     for name, n, seed, trainings in planned:

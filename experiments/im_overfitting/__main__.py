@@ -12,7 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.common import Planned, draw_lines, named_files, parse_experiment, write_rows, write_setting
+from experiments.common import (
+    DEVICES,
+    PAPER,
+    Planned,
+    draw_lines,
+    named_files,
+    parse_experiment,
+    write_rows,
+    write_setting,
+)
 from stepgame.errors import InputError
 
 
@@ -83,7 +92,10 @@ def main(words: Sequence[str] | None = None) -> int:
     scale = SCALES[options.scale]
     planned = plan(scale, named_files(options.data))
     if options.dry_run:
-        print(*(training.command(options.work) for *_, training in planned), sep="\n")
+        print(
+            *(training.command(options.work, DEVICES if options.scale == PAPER else 1) for *_, training in planned),
+            sep="\n",
+        )
         return 0
     rows: list[dict[str, Any]] = []
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
