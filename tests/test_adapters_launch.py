@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,18 @@ from adapters import train, train_pcp
 from stepgame.errors import InputError
 from tests.tiny import tiny_decoder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parent.parent
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "adapters/launch/ddp.yaml")]
 # Examples of a step are cut into pieces that one process has more of than the other.
-SETTINGS = (
-    "--hops 1-2 --n 16 --validation 2 --steps 3 --log-every 1 --eval-every 2 --seed 1 --device cpu --micro-tokens 150"
-).split()
+SHARED: dict[str, Any] = {"seed": 1, "device": "cpu", "log_every": 1, "eval_every": 2, "micro_tokens": 150}
+STORIES = {"hops": "1-2", "n": 16, "validation": 2, "steps": 3, **SHARED}
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora": ("im", {"train": "lora", **STORIES}),
+    "dept": ("dept", {"prompt_length": 4, "rank": 2, **STORIES}),
+    "full": ("full", {"lr": 1e-3, **STORIES}),
+    "pcp": ("pcp", {"task": "stepgame", "hops": "1", "labelled": 8, "unlabelled": 8, "test": 2, "steps": 2, **SHARED}),
+}
+WEIGHTS = {"lora": "adapter_model.safetensors", "dept": "adapter.safetensors"}
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +39,34 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_decoder(tmp_path_factory.mktemp("tiny")))
 
 
-def learn(out: Path, *words: str, launched: bool = False) -> Path:
-    """Run ``stepgame train`` in one process, or in two of one launch."""
-    start = [*LAUNCH, "--main_process_port", "0"] if launched else [sys.executable]
+@pytest.fixture(scope="module")
+def learnt(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of trainings: each in one process, and in two of one launch, whole and spread."""
+    folder = tmp_path_factory.mktemp("learnt")
+    planned: list[dict[str, Any]] = []
+    for name, (method, settings) in METHODS.items():
+        given = {"model": tiny, "lr": 1e-3, **settings}
+        learn = train_pcp if method == "pcp" else partial(train, method)
+        learn(out=folder / f"{name}-one", batch=4, **given)
+        for way in ("whole", "spread"):
+            out = {"out": str(folder / f"{name}-{way}"), "batch": 2, "shard": way == "spread"}
+            planned.append({"method": method, "settings": {**given, **out}})
+    for way in ("whole", "spread"):
+        out = {"out": str(folder / f"cut-{way}"), "batch": 2, "shard": way == "spread", "resume": True}
+        given = {"method": "full", "settings": {"model": tiny, **METHODS["full"][1], **out}}
+        planned.append({**given, "cut": str(folder / "full-spread")})
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "adapters/launch/ddp.yaml")]
     done = subprocess.run(
-        [*start, "-m", "stepgame.cli", "train", *words, "--batch", "2" if launched else "4", "--out", str(out)],
+        [sys.executable, *launch, "--main_process_port", "0", "-m", "tests.launched", json.dumps(planned)],
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=500,
+        cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    return out
+    return folder
 
 
 def losses(folder: Path) -> list[list[float]]:
@@ -57,8 +78,8 @@ def losses(folder: Path) -> list[list[float]]:
 def assert_close(one: Path, other: Path) -> None:
     """Compare the courses of two trainings."""
     for expected, found in zip(losses(one), losses(other), strict=True):
-        assert expected
         assert found == pytest.approx(expected, rel=1e-4)
+    assert losses(one)[0]
 
 
 def assert_close_tensors(one: Path, other: Path) -> None:
@@ -71,53 +92,29 @@ def assert_close_tensors(one: Path, other: Path) -> None:
         assert found[name].sub(tensor).abs().mean() <= 1e-3 * tensor.abs().mean(), name
 
 
-@pytest.mark.parametrize(
-    ("method", "weights", "ways"),
-    [
-        ("im --train lora", "adapter_model.safetensors", ["ddp", "shard"]),
-        ("dept --prompt-length 4 --rank 2", "adapter.safetensors", ["shard"]),
-    ],
-)
-def test_two_processes_learn_what_one_does_at_the_same_global_batch(
-    method: str, weights: str, ways: list[str], tiny: str, tmp_path: Path
-) -> None:
-    words = [*method.split(), "--model", tiny, *SETTINGS]
-    one = learn(tmp_path / "one", *words)
-    for way in ways:
-        flags = ["--shard"] if way == "shard" else []
-        two = learn(tmp_path / way, *words, *flags, launched=True)
-        assert_close(one / "training", two / "training")
-        assert_close_tensors(one / weights, two / weights)
+@pytest.mark.parametrize("way", ["whole", "spread"])
+@pytest.mark.parametrize("name", list(METHODS))
+def test_two_processes_learn_what_one_does_at_the_same_global_batch(name: str, way: str, learnt: Path) -> None:
+    one, two = learnt / f"{name}-one", learnt / f"{name}-{way}"
+    for stage in ("label-ft", "pretrain", "fine-tune") if name == "pcp" else (".",):
+        assert_close(one / "training" / stage, two / "training" / stage)
+    weights = WEIGHTS.get(name, "model.safetensors")
+    assert_close_tensors(one / weights, two / weights)
 
 
-def test_a_spread_training_goes_on_where_it_was_cut_off_spread_or_not(tiny: str, tmp_path: Path) -> None:
-    words = ["full", "--model", tiny, *SETTINGS, "--lr", "1e-3"]
-    whole = learn(tmp_path / "whole", *words, "--shard", launched=True)
-    for flags in (["--shard"], []):
-        cut = tmp_path / f"cut{len(flags)}"
-        shutil.copytree(whole, cut)
-        for name in ("adapter.json", "model.safetensors", "training/result.json"):
-            (cut / name).unlink()
-        shutil.rmtree(cut / "training/checkpoints/checkpoint-3")
-        learn(cut, *words, *flags, "--resume", launched=True)
-        assert_close_tensors(whole / "model.safetensors", cut / "model.safetensors")
+@pytest.mark.parametrize("way", ["whole", "spread"])
+def test_a_spread_training_goes_on_where_it_was_cut_off_spread_or_not(way: str, learnt: Path) -> None:
+    assert_close_tensors(learnt / "full-spread/model.safetensors", learnt / f"cut-{way}/model.safetensors")
 
 
-def test_a_pipeline_in_two_processes(tiny: str, tmp_path: Path) -> None:
-    words = f"pcp --task stepgame --hops 1 --labelled 8 --unlabelled 8 --steps 2 --eval-every 2 --model {tiny}".split()
-    words += ["--lr", "1e-3", "--seed", "1", "--device", "cpu", "--test", "2", "--log-every", "1"]
-    one = learn(tmp_path / "one", *words)
-    for flags in ([], ["--shard"]):
-        two = learn(tmp_path / f"two{len(flags)}", *words, *flags, launched=True)
-        for stage in ("label-ft", "pretrain", "fine-tune"):
-            assert_close(one / "training" / stage, two / "training" / stage)
-        expected, found = (
-            [json.loads(line) for line in (each / "training/pseudo_labels.jsonl").read_text().splitlines()]
-            for each in (one, two)
-        )
-        assert [row["id"] for row in found] == [row["id"] for row in expected]
-        assert [row["confidence"] for row in found] == pytest.approx([row["confidence"] for row in expected], abs=1e-3)
-        assert_close_tensors(one / "model.safetensors", two / "model.safetensors")
+@pytest.mark.parametrize("way", ["whole", "spread"])
+def test_processes_share_the_labelling(way: str, learnt: Path) -> None:
+    expected, found = (
+        [json.loads(line) for line in (learnt / f"pcp-{each}/training/pseudo_labels.jsonl").read_text().splitlines()]
+        for each in ("one", way)
+    )
+    assert [row["id"] for row in found] == [row["id"] for row in expected]
+    assert [row["confidence"] for row in found] == pytest.approx([row["confidence"] for row in expected], abs=1e-3)
 
 
 @pytest.mark.parametrize(
