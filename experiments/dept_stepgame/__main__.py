@@ -142,14 +142,15 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.dry_run:
         print(*(training.command(work) for training in planned), sep="\n")
         return 0
-    parameters = {training.name: int(training.done(work)[1]["parameters"]) for training in planned}
     # The base model is asked in full words, and every adapter in the words that it was trained with.
-    asked: dict[str, tuple[Path | None, str]] = {"zero-shot": (None, "zero-shot")}
-    asked |= {name: (work / name, PROMPT) for name in parameters}
-    runs = {
-        name: ask(work / "runs" / name, scale.model, scale.backend, adapter, scale.per_hop, prompt=prompt)
-        for name, (adapter, prompt) in asked.items()
-    }
+    runs = {"zero-shot": ask(work / "runs/zero-shot", scale.model, scale.backend, None, scale.per_hop)}
+    parameters: dict[str, int] = {}
+    for training in planned:
+        name = training.name
+        parameters[name] = int(training.done(work)[1]["parameters"])
+        folder = work / "runs" / name
+        runs[name] = ask(folder, scale.model, scale.backend, work / name, scale.per_hop, prompt=PROMPT)
+    # Only now: files of the repository that no commit holds would mark the runs after them as dirty.
     write_results(options.results, scale, runs, parameters)
     return 0
 
