@@ -30,6 +30,7 @@ from harness.tasks.stepgame import StepGame
 from harness.trie import ROOT, build_trie
 from stepgame.errors import InputError
 from stepgame.relations import NAMES
+from tests.tiny import tiny_decoder
 
 if TYPE_CHECKING:
     from harness.models.hf import HFModel
@@ -230,7 +231,7 @@ SCRIPT = """
     from harness.tasks.stepgame import StepGame
 
     if __name__ == "__main__":
-        model = VLLMModel.load(parse_model("vllm:smollm2", dtype="float32", args={args}), lambda _: [])
+        model = VLLMModel.load(parse_model("vllm:{model}", dtype="float32", args={args}), lambda _: [])
         template = load_prompt("zero-shot", "generate")
         prompts = [template.render(example) for example in StepGame(hops="1", per_hop=200).examples]
         print("asking", flush=True)
@@ -238,14 +239,15 @@ SCRIPT = """
 """
 ENDS = {
     "exception": "raise LookupError('on purpose')",
-    "ctrl-c": "model.generate(prompts, Sampling(max_tokens=200))",
-    "kill": "model.generate(prompts, Sampling(max_tokens=200))",
+    "ctrl-c": "while True: model.generate(prompts, Sampling(max_tokens=200))",
+    "kill": "while True: model.generate(prompts, Sampling(max_tokens=200))",
 }
 
 
 @pytest.mark.model
 def test_no_process_is_left(tmp_path: Path) -> None:
-    running = {end: _start(tmp_path / end, ENDS[end]) for end in ENDS}
+    model = tiny_decoder(tmp_path / "tiny", heads=1)
+    running = {end: _start(tmp_path / end, ENDS[end], model) for end in ENDS}
     for end, process in running.items():
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -263,10 +265,10 @@ def test_no_process_is_left(tmp_path: Path) -> None:
         assert not left_over(tmp_path / end), end
 
 
-def _start(folder: Path, end: str) -> subprocess.Popen[str]:
+def _start(folder: Path, end: str, model: Path) -> subprocess.Popen[str]:
     folder.mkdir()
     script = folder / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT).format(args=CPU, end=end))
+    script.write_text(textwrap.dedent(SCRIPT).format(args=CPU, end=end, model=model))
     return subprocess.Popen(
         [sys.executable, str(script)],
         env=os.environ | {MARK: str(folder), "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},

@@ -105,8 +105,9 @@ def test_scores_are_those_of_lm_evals_own_model(tiny: Path, folder: Path, tmp_pa
     assert not list((tmp_path / "run").glob("lm-eval-requests*"))
 
 
-def test_vllm_gives_the_same(tiny: Path, folder: Path, tmp_path: Path) -> None:
+def test_vllm_gives_the_same(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("vllm")
+    tiny = tiny_decoder(tmp_path / "tiny", heads=1)
     runs = [
         evaluate(
             str(tiny), "lm-eval:sg_choice,sg_generate", data=folder, dtype="float32", out=tmp_path / backend, **more

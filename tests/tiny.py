@@ -18,8 +18,8 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(str(builtin_folder()[0]))
 
 
-def tiny_decoder(folder: Path, seed: int = 0) -> Path:
-    """Write a Llama of two layers and width 32."""
+def tiny_decoder(folder: Path, seed: int = 0, heads: int = 4) -> Path:
+    """Write a Llama of two layers and width 32; with one head vLLM's CPU build takes it too."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -30,8 +30,8 @@ def tiny_decoder(folder: Path, seed: int = 0) -> Path:
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=heads,
+        num_key_value_heads=min(2, heads),
         max_position_embeddings=1024,
         tie_word_embeddings=True,
     )
