@@ -127,10 +127,14 @@ def ask(out: Path, model: str, backend: str, adapter: Path | None, per_hop: int,
         adapter: in front of it; None for the model alone.
         per_hop: stories of each k.
         settings: of the run beyond these.
+
+    Raises:
+        InputError: if some stories got no answer; they are asked again by the next start.
     """
-    if (out / "results.json").exists():
-        return load_run(out)
-    return evaluate(
+    run = load_run(out) if (out / "results.json").exists() else None
+    if run is not None and run.results is not None and not run.results["errors"]:
+        return run
+    run = evaluate(
         model,
         backend=backend,
         adapter=adapter,
@@ -142,6 +146,9 @@ def ask(out: Path, model: str, backend: str, adapter: Path | None, per_hop: int,
         resume=(out / "manifest.json").exists(),
         **settings,
     )
+    if run.results is None or run.results["errors"]:
+        raise InputError(f"{out}: not every story was answered; start again to ask the others")
+    return run
 
 
 def named_files(given: Sequence[str]) -> dict[str, str]:
