@@ -102,7 +102,11 @@ def test_the_papers_scale_is_only_shown(capsys: pytest.CaptureFixture[str], tmp_
         module: Any = importlib.import_module(f"experiments.{name}.__main__")
         assert module.main(["--scale", "paper", "--work", str(tmp_path / "work"), *words]) == 0
         shown = capsys.readouterr().out.splitlines()
-        assert all(line.startswith("stepgame train i") and "Llama-2-7b" in line for line in shown)
+        assert shown
+        for line in shown:
+            assert line.startswith("accelerate launch") and line.endswith("--shard")
+            # 128 over the devices of one machine.
+            assert "train i" in line and "Llama-2-7b" in line and "--num_processes 8" in line and "--batch 16 " in line
     assert not (tmp_path / "work").exists()
 
 
