@@ -91,7 +91,7 @@ def parse_experiment(
         files: whether it takes data files.
 
     Returns:
-        With ``scale``, ``work``, ``results``, ``dry_run`` and, where asked for, ``data``.
+        With ``scale``, ``work``, ``results``, ``dry_run``, ``processes`` and, where asked for, ``data``.
     """
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{name}", description=(doc or "").split("\n")[0])
     parser.add_argument("--scale", choices=[each for each in scales if each != "quick"], default="cpu")
@@ -110,6 +110,7 @@ def parse_experiment(
     options = parser.parse_args(words)
     options.scale = "quick" if options.quick else options.scale
     options.dry_run = options.dry_run or options.scale == PAPER
+    options.processes = DEVICES if options.scale == PAPER else 1
     # Relative where it can be: these paths stand in what a published row says of its run.
     here = Path(os.path.relpath(Path(__file__).resolve().parent)) / name
     options.work = options.work or here / "work" / options.scale

@@ -15,16 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.common import (
-    DEVICES,
-    PAPER,
-    Planned,
-    draw_lines,
-    named_files,
-    parse_experiment,
-    write_rows,
-    write_setting,
-)
+from experiments.common import Planned, draw_lines, named_files, parse_experiment, write_rows, write_setting
 from stepgame.errors import InputError
 
 
@@ -99,10 +90,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.dry_run:
         for *_, trainings in planned:
             print(
-                *(
-                    training.command(options.work, DEVICES if options.scale == PAPER else 1)
-                    for training in trainings.values()
-                ),
+                *(training.command(options.work, options.processes) for training in trainings.values()),
                 sep="\n",
             )
         return 0

@@ -12,16 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.common import (
-    DEVICES,
-    PAPER,
-    Planned,
-    draw_lines,
-    named_files,
-    parse_experiment,
-    write_rows,
-    write_setting,
-)
+from experiments.common import Planned, draw_lines, named_files, parse_experiment, write_rows, write_setting
 from stepgame.errors import InputError
 
 
@@ -93,7 +84,7 @@ def main(words: Sequence[str] | None = None) -> int:
     planned = plan(scale, named_files(options.data))
     if options.dry_run:
         print(
-            *(training.command(options.work, DEVICES if options.scale == PAPER else 1) for *_, training in planned),
+            *(training.command(options.work, options.processes) for *_, training in planned),
             sep="\n",
         )
         return 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.common import DEVICES, PAPER, Planned, ask, draw_lines, parse_experiment, write_rows, write_setting
+from experiments.common import Planned, ask, draw_lines, parse_experiment, write_rows, write_setting
 from harness import Run
 from harness.compare import compare
 from stepgame.errors import InputError
@@ -85,7 +85,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.dry_run:
         for *_, trainings in planned:
             print(
-                *(training.command(work, DEVICES if options.scale == PAPER else 1) for training in trainings.values()),
+                *(training.command(work, options.processes) for training in trainings.values()),
                 sep="\n",
             )
         return 0
