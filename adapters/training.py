@@ -46,6 +46,7 @@ __all__ = [
     "RESULT",
     "check_folder",
     "chosen_checkpoint",
+    "first_place",
     "last_checkpoint",
     "load_weights",
     "make_trainer",
@@ -101,8 +102,7 @@ def perform_training(method: Method, settings: TrainSettings, command: Sequence[
     )
     rows, held = learnt.rows, tested.rows
     device, dtype = place_of(settings)
-    # What is spread may be more than one device can hold.
-    first = torch.device("cpu") if settings.shard else device
+    first = first_place(settings)
     with only_writer(folder) as training:
         model = None
         if not base.content_hash:
@@ -204,6 +204,11 @@ def place_of(settings: TrainSettings) -> tuple[torch.device, str]:
     device = torch.device("cuda", number) if kind == "cuda" else torch.device("cpu")
     dtype = settings.dtype if settings.dtype != "auto" else "bfloat16" if kind == "cuda" else "float32"
     return device, dtype
+
+
+def first_place(settings: TrainSettings) -> torch.device:
+    """Return where weights are loaded to: main memory where they are spread later, for one device may not hold them."""
+    return torch.device("cpu") if settings.shard else place_of(settings)[0]
 
 
 def _manifest(

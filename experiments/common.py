@@ -133,23 +133,26 @@ def ask(out: Path, model: str, backend: str, adapter: Path | None, per_hop: int,
         InputError: if some stories got no answer; they are asked again by the next start.
     """
     run = load_run(out) if (out / "results.json").exists() else None
-    if run is not None and run.results is not None and not run.results["errors"]:
-        return run
-    run = evaluate(
-        model,
-        backend=backend,
-        adapter=adapter,
-        hops="1-10",
-        per_hop=per_hop,
-        noise=True,
-        seed=0,
-        out=out,
-        resume=(out / "manifest.json").exists(),
-        **settings,
-    )
-    if run.results is None or run.results["errors"]:
+    if run is None or not _whole(run):
+        run = evaluate(
+            model,
+            backend=backend,
+            adapter=adapter,
+            hops="1-10",
+            per_hop=per_hop,
+            noise=True,
+            seed=0,
+            out=out,
+            resume=(out / "manifest.json").exists(),
+            **settings,
+        )
+    if not _whole(run):
         raise InputError(f"{out}: not every story was answered; start again to ask the others")
     return run
+
+
+def _whole(run: Run) -> bool:
+    return run.results is not None and not run.results["errors"]
 
 
 def named_files(given: Sequence[str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from adapters.pcp.soft import soften
 from adapters.pcp.tasks import ClozeTask
 from adapters.processes import processes
 from adapters.trainer import MicroBatches
-from adapters.training import load_weights, place_of
+from adapters.training import first_place, load_weights
 from harness.models.base import Failure, Identity, Message, ModelRequest, Prompt
 from harness.models.hf import HFModel
 from harness.models.local import Encoder as PromptEncoder
@@ -93,10 +93,7 @@ class Bench:
         """Load a model's weights in float32, to be trained; what starts at random is drawn by the seed."""
         set_seed(self.settings.train.seed)
         cls = cls or (AutoModelForMaskedLM if self.masked else None)
-        train = self.settings.train
-        # What is spread may be more than one device can hold.
-        device = torch.device("cpu") if train.shard else place_of(train)[0]
-        return load_weights(source, self.request, "float32", device, cls, **more)
+        return load_weights(source, self.request, "float32", first_place(self.settings.train), cls, **more)
 
     @cached_property
     def asker(self) -> Asker:

@@ -89,10 +89,7 @@ def main(words: Sequence[str] | None = None) -> int:
     planned = plan(scale, named_files(options.data))
     if options.dry_run:
         for *_, trainings in planned:
-            print(
-                *(training.command(options.work, options.processes) for training in trainings.values()),
-                sep="\n",
-            )
+            print(*(training.command(options.work, options.processes) for training in trainings.values()), sep="\n")
         return 0
     rows: list[dict[str, Any]] = []
     for name, n, seed, trainings in planned:

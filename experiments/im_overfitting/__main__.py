@@ -83,10 +83,7 @@ def main(words: Sequence[str] | None = None) -> int:
     scale = SCALES[options.scale]
     planned = plan(scale, named_files(options.data))
     if options.dry_run:
-        print(
-            *(training.command(options.work, options.processes) for *_, training in planned),
-            sep="\n",
-        )
+        print(*(training.command(options.work, options.processes) for *_, training in planned), sep="\n")
         return 0
     rows: list[dict[str, Any]] = []
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}

@@ -84,10 +84,7 @@ def main(words: Sequence[str] | None = None) -> int:
     planned = plan(scale)
     if options.dry_run:
         for *_, trainings in planned:
-            print(
-                *(training.command(work, options.processes) for training in trainings.values()),
-                sep="\n",
-            )
+            print(*(training.command(work, options.processes) for training in trainings.values()), sep="\n")
         return 0
 
     def run(name: str, adapter: Path | None) -> Run:
