@@ -2,7 +2,8 @@
 
 Real tasks come from ``--data kshot=FOLDER``, with ``TASK/16-SEED/{train,dev,test}.{tsv,csv}`` and
 ``TASK/unlabelled.json`` in it (the layout of LM-BFF's splits, as ZhengxiangShi/PowerfulPromptFT has them); the text
-that warms the encoder up from ``--data text=FILE``. Without both, only ``--quick`` runs: on sentences of StepGame.
+that warms the encoder up from ``--data text=FILE``, or one that is warm already from ``--data encoder=FOLDER``. Without
+these, only ``--quick`` runs: on sentences of StepGame.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from experiments.common import Planned
 from stepgame.errors import InputError
 
-__all__ = ["MINILM", "FewShot", "Scale", "base_model", "few_shot_data", "measure", "paired", "spread"]
+__all__ = ["MINILM", "FewShot", "Scale", "base_model", "few_shot_data", "measure", "paired", "scales", "spread"]
 
 MINILM = "minilm"
 """The encoder of `adapters.pcp.encoder`, warmed up."""
@@ -84,6 +85,31 @@ class Scale:
             "max_tokens": self.max_tokens,
             "seed": seed,
         }
+
+
+def scales(tasks: tuple[str, ...], *, paper_tokens: int = 128) -> dict[str, Scale]:
+    """Return the sizes of an experiment.
+
+    Args:
+        tasks: that it is about.
+        paper_tokens: where long texts are cut off on a GPU.
+    """
+    seeds, paper_seeds = (13, 21, 42), (13, 21, 42, 87, 100)
+    gpu = Scale("FacebookAI/roberta-base", tasks, seeds, 5000, 2000, 1000, 8, 2e-5, 1500, 128, 1e-4, paper_tokens)
+    return {
+        "quick": Scale("smollm2", (SENTENCES,), (0,), 8, 4, 1, 2, 2e-5, 1, 2, 2e-5, 128),
+        "cpu": Scale(MINILM, tasks, seeds, 500, 200, 40, 8, 1e-4, 40, 16, 3e-4, 96, 300),
+        "gpu": gpu,
+        "paper": replace(
+            gpu,
+            model="FacebookAI/roberta-large",
+            seeds=paper_seeds,
+            unlabelled=10**6,
+            tested=10**6,
+            lr=1e-5,
+            pretrain_steps=5000,
+        ),
+    }
 
 
 @dataclass(frozen=True)
@@ -167,8 +193,13 @@ def base_model(options: Any, scale: Scale, files: Mapping[str, str]) -> str:
     """
     if scale.model != MINILM:
         return scale.model
+    if "encoder" in files:
+        return files["encoder"]
     if "text" not in files:
-        raise InputError("--data text=FILE is missing; give running text to warm the encoder up on, one text a line")
+        raise InputError(
+            "--data text=FILE is missing; give running text to warm the encoder up on, one text a line, or a warm one "
+            "with --data encoder=FOLDER"
+        )
     encoder = options.work / "encoder"
     warm = {
         "model": str(encoder),

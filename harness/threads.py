@@ -1,10 +1,10 @@
-"""How numerical libraries share a machine's cores."""
+"""How numerical libraries share a machine's cores and keep its memory."""
 
 from __future__ import annotations
 
 import os
 
-__all__ = ["few_cores", "wait_without_spinning"]
+__all__ = ["few_cores", "keep_freed_memory", "wait_without_spinning"]
 
 FEW = 4
 
@@ -28,3 +28,16 @@ def few_cores() -> bool:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores <= FEW
+
+
+def keep_freed_memory() -> None:
+    """Let the processes that are started from here on keep the memory they free, for the next tensor of its size.
+
+    glibc gives each large block back to the system, and every layer's intermediate results are new pages that the
+    kernel has to clear: MEASURED
+    Only glibc reads this, when a process starts; what the user has set stays.
+    """
+    settings = {"mmap_threshold": 2**30, "trim_threshold": 2**32, "hugetlb": 1}
+    os.environ.setdefault(
+        "GLIBC_TUNABLES", ":".join(f"glibc.malloc.{name}={value}" for name, value in settings.items())
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from stepgame.generate import Recipe, make_block
 from stepgame.layout import GENERATOR_VERSION, I64
 
 __all__ = ["BlockMaker", "connected"]
+
+# How Ray's client begins when its own server in the cluster did not start.
+_STARTING = "Initialization failure from server"
 
 
 @contextmanager
@@ -41,15 +45,28 @@ def connected(engine: str) -> Iterator[Any]:
         raise InputError(f"unknown engine {engine!r}; expected {LOCAL}, ray or ray://HOST:PORT")
     ray: Any = require("ray", "ray", "--engine ray")
     try:
-        ray.init(address=None if engine == "ray" else engine, log_to_driver=False, logging_level="ERROR")
+        _connect(ray, None if engine == "ray" else engine)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        first, *_, last = 2 * str(error).strip().split("\n")
+        # A failure in the cluster carries its traceback, whose last line says what it was.
+        reason = f"{first} {last}" if _STARTING in first else first
         raise InputError(f"the Ray cluster of --engine {engine} cannot be used: {reason}") from None
     try:
         _check_versions(ray)
         yield ray
     finally:
         ray.shutdown()
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    """Start a session of Ray; once more where the cluster was slow to start the server that it gives each client."""
+    start = partial(ray.init, address=address, log_to_driver=False, logging_level="ERROR")
+    try:
+        start()
+    except (ConnectionError, RuntimeError) as error:
+        if _STARTING not in str(error):
+            raise
+        start()
 
 
 class BlockMaker:

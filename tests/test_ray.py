@@ -33,6 +33,8 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     port = free_port()
+    # Half a minute is what Ray gives the server of a client to start; a busy machine may need more.
+    os.environ["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "120"
     head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": port}
     made = Cluster(initialize_head=True, head_node_args=head)
     made.client = f"ray://127.0.0.1:{port}"

@@ -46,7 +46,7 @@ class Scale:
 
 SCALES = {
     "quick": Scale("smollm2", (4, 8), 6, 1, 4, 192, 1e-4),
-    "cpu": Scale("smollm2", (50, 200), 40, 2, 10, 256, 5e-5),
+    "cpu": Scale("smollm2", (16, 64), 20, 2, 4, 128, 1e-4),
     "gpu": Scale("HuggingFaceTB/SmolLM2-1.7B", (100, 300, 800), 200, 3, 32, 1024, 2e-5, 3),
     "paper": Scale("meta-llama/Llama-2-7b-hf", (1000, 3000, 10_000, 35_000), 100, 2, 128, 2048, 2e-5),
 }

@@ -43,7 +43,7 @@ class Scale:
 
 SCALES = {
     "quick": Scale("smollm2", 8, 8, 3, 4, 96, 1e-4),
-    "cpu": Scale("smollm2", 100, 50, 5, 10, 192, 5e-5),
+    "cpu": Scale("smollm2", 24, 16, 4, 4, 128, 1e-4),
     "gpu": Scale("HuggingFaceTB/SmolLM2-1.7B", 800, 200, 5, 32, 1024, 2e-5, 3),
     "paper": Scale("meta-llama/Llama-2-7b-hf", 1000, 30, 2, 128, 2048, 2e-5),
 }

@@ -25,7 +25,8 @@ class Scale:
 
     Attributes:
         model: what is trained.
-        counts: numbers of training stories, k = 1 to 5, clean.
+        counts: numbers of clean training stories.
+        hops: chain lengths of these.
         steps: optimiser steps at most; fewer where `epochs` passes are done before.
         epochs: passes over the stories at most.
         batch: stories of a step.
@@ -37,6 +38,7 @@ class Scale:
 
     model: str
     counts: tuple[int, ...]
+    hops: str
     steps: int
     epochs: int
     batch: int
@@ -47,10 +49,10 @@ class Scale:
 
 
 SCALES = {
-    "quick": Scale("smollm2", (16,), 4, 1, 4, 1e-4, 2, 1, "hf"),
-    "cpu": Scale("smollm2", (100, 1000), 120, 3, 8, 5e-5, 50, 1),
-    "gpu": Scale("HuggingFaceTB/SmolLM2-1.7B-Instruct", (100, 1000, 10_000), 1000, 3, 64, 2e-5, 500, 3),
-    "paper": Scale("meta-llama/Llama-2-7b-hf", (100, 1000, 10_000), 1000, 2, 128, 2e-5, 1000, 3),
+    "quick": Scale("smollm2", (16,), "1-5", 4, 1, 4, 1e-4, 2, 1, "hf"),
+    "cpu": Scale("smollm2", (100, 1000), "1-2", 120, 3, 8, 1e-4, 30, 1),
+    "gpu": Scale("HuggingFaceTB/SmolLM2-1.7B-Instruct", (100, 1000, 10_000), "1-5", 1000, 3, 64, 2e-5, 500, 3),
+    "paper": Scale("meta-llama/Llama-2-7b-hf", (100, 1000, 10_000), "1-5", 1000, 2, 128, 2e-5, 1000, 3),
 }
 
 
@@ -63,7 +65,7 @@ def plan(scale: Scale) -> list[tuple[int, int, dict[str, Planned]]]:
             settings = {
                 "model": scale.model,
                 "data": "stepgame",
-                "hops": "1-5",
+                "hops": scale.hops,
                 "n": n,
                 "steps": steps,
                 "batch": scale.batch,

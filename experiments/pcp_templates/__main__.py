@@ -15,17 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common import Planned, named_files, parse_experiment, write_rows, write_setting
-from experiments.few_shot import MINILM, SENTENCES, Scale, base_model, few_shot_data, measure, paired, spread
+from experiments.few_shot import SENTENCES, Scale, base_model, few_shot_data, measure, paired, scales, spread
 from stepgame.errors import InputError
 
-SCALES = {
-    "quick": Scale("smollm2", (SENTENCES,), (0,), 8, 4, 1, 2, 2e-5, 1, 2, 2e-5, 128),
-    "cpu": Scale(MINILM, ("sst2",), (13, 21, 42), 1000, 400, 80, 8, 1e-4, 80, 32, 3e-4, 96, 1500),
-    "gpu": Scale("FacebookAI/roberta-base", ("sst2",), (13, 21, 42), 5000, 2000, 1000, 8, 2e-5, 1500, 128, 1e-4, 128),
-    "paper": Scale(
-        "FacebookAI/roberta-large", ("sst2",), (13, 21, 42, 87, 100), 10**6, 10**6, 1000, 8, 1e-5, 5000, 128, 1e-4, 128
-    ),
-}
+SCALES = scales(("sst2",))
 WORDS = {"terrible": ["0"], "great": ["1"]}
 OPINIONS: dict[str, tuple[str, dict[str, list[str]]]] = {
     "bare": ("{a} [MASK]", WORDS),

@@ -40,7 +40,7 @@ from harness.models.builtin import checkpoint_hash
 from harness.models.chat import load_tokenizer
 from harness.models.local import Encoder
 from harness.task import Example
-from harness.threads import few_cores
+from harness.threads import few_cores, keep_freed_memory
 from harness.trie import ROOT, Trie, build_trie
 from stepgame.errors import InputError, MissingExtraError
 
@@ -76,6 +76,9 @@ from harness.models.vllm_adapters import (
 )
 from harness.models.vllm_args import parse_engine_args
 from harness.models.vllm_engine import Engine, quiet_start, sampling_params, start_error
+
+if current_platform.is_cpu():
+    keep_freed_memory()
 
 __all__ = ["EngineArguments", "VLLMModel", "engine_arguments", "start_errors"]
 
