@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -13,6 +13,8 @@ pytest.importorskip("peft")
 
 from random_adapters import lora, soft_prompt
 
+from adapters import train
+from harness import evaluate
 from harness.models.base import Prompt, Sampling, Scores
 from harness.models.builtin import builtin_folder
 from harness.models.registry import parse_model
@@ -21,6 +23,7 @@ from harness.models.vllm_adapters import EmbeddingProbe, token_table
 from harness.prompts import load_prompt
 from harness.tasks.stepgame import StepGame
 from stepgame.errors import InputError
+from tests.tiny import tiny_decoder
 
 if TYPE_CHECKING:
     from harness.models.hf import HFModel
@@ -96,6 +99,23 @@ def test_an_engine_that_treats_embeddings_otherwise_is_found_out(pair: Pair) -> 
 
 def test_the_manifest_names_no_engine_argument_that_an_adapter_needs_as_the_users(pair: Pair) -> None:
     assert set(pair.ours.identity.args["model_args"]) == set(CPU)
+
+
+def test_weights_trained_by_im_answer_alike_on_both_engines(tmp_path: Path) -> None:
+    base = str(tiny_decoder(tmp_path / "tiny", heads=1))
+    small: dict[str, Any] = {"hops": "1-2", "n": 8, "steps": 3, "batch": 4, "validation": 2, "lr": 1e-2}
+    adapter = train("im", model=base, out=tmp_path / "im", **small)
+    asked: dict[str, Any] = {"hops": "1-3", "per_hop": 4, "noise": True, "dtype": "float32"}
+    runs = {
+        "theirs": evaluate(base, adapter=adapter.folder, out=tmp_path / "theirs", **asked),
+        "ours": evaluate(base, backend="vllm", adapter=adapter.folder, model_args=CPU, out=tmp_path / "ours", **asked),
+        "plain": evaluate(base, out=tmp_path / "plain", **asked),
+    }
+    scores = {name: {line["id"]: line["logprobs"] for line in run.samples()} for name, run in runs.items()}
+    assert len(scores["ours"]) == 12
+    for name, found in scores["ours"].items():
+        assert found == pytest.approx(scores["theirs"][name], abs=5e-3)
+        assert max(abs(a - b) for a, b in zip(found, scores["plain"][name], strict=True)) > 0.1
 
 
 def test_a_lora_of_the_embeddings_is_refused_beside_a_soft_prompt(tmp_path: Path, smollm2: HFModel) -> None:
