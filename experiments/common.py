@@ -18,8 +18,10 @@ from harness.record import load_run
 from stepgame.errors import InputError
 from stepgame.files import write_text
 
-__all__ = ["Planned", "ask", "draw_lines", "named_files", "parse_experiment", "write_rows", "write_setting"]
+__all__ = ["PROMPT", "Planned", "ask", "draw_lines", "named_files", "parse_experiment", "write_rows", "write_setting"]
 
+PROMPT = os.path.relpath(Path(__file__).resolve().parent / "bare.toml")
+"""Story and question alone, for models that are trained on StepGame: small ones learn sooner from short prompts."""
 PAPER, DEVICES = "paper", 8
 """The scale that is only ever shown, and the devices of one machine that its models are spread over."""
 

@@ -8,7 +8,6 @@ is in the table. ``stepgame publish`` adds the runs under the work folder to a l
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from adapters.dept.config import plan
-from experiments.common import Planned, ask, parse_experiment, write_rows, write_setting
+from experiments.common import PROMPT, Planned, ask, parse_experiment, write_rows, write_setting
 from harness import Run
 from harness.compare import compare
 from stepgame.errors import InputError
 
-PROMPT = os.path.relpath(Path(__file__).resolve().parent / "prompt.toml")
 REACH = 384
 """s: tokens of a prompt that have an offset; noisy stories of k = 10 have about as many."""
 

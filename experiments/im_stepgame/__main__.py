@@ -10,11 +10,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from experiments.common import Planned, ask, draw_lines, parse_experiment, write_rows, write_setting
-from harness import Run
+from experiments.common import PROMPT, Planned, ask, draw_lines, parse_experiment, write_rows, write_setting
 from harness.compare import compare
 from stepgame.errors import InputError
 
@@ -66,6 +64,7 @@ def plan(scale: Scale) -> list[tuple[int, int, dict[str, Planned]]]:
                 "model": scale.model,
                 "data": "stepgame",
                 "hops": scale.hops,
+                "prompt": PROMPT,
                 "n": n,
                 "steps": steps,
                 "batch": scale.batch,
@@ -88,16 +87,15 @@ def main(words: Sequence[str] | None = None) -> int:
         for *_, trainings in planned:
             print(*(training.command(work, options.processes) for training in trainings.values()), sep="\n")
         return 0
-
-    def run(name: str, adapter: Path | None) -> Run:
-        return ask(work / "runs" / name, scale.model, scale.backend, adapter, scale.per_hop)
-
-    runs = {"base": (0, 0, run("base", None))}
+    # The base model is asked in full words, and what was trained in the words that it was trained with.
+    runs = {"base": (0, 0, ask(work / "runs/base", scale.model, scale.backend, None, scale.per_hop))}
     tests: list[dict[str, Any]] = []
     for n, seed, trainings in planned:
         for training in trainings.values():
             training.done(work)
-            runs[training.name] = (n, seed, run(training.name, work / training.name))
+            name = training.name
+            run = ask(work / "runs" / name, scale.model, scale.backend, work / name, scale.per_hop, prompt=PROMPT)
+            runs[name] = (n, seed, run)
         pair = compare([runs[trainings[each].name][2] for each in ("it", "im")]).pairs[0]
         tests += [
             {"n": n, "seed": seed, "k": "all" if each.k is None else each.k, "stories": each.n, "it": each.first}
