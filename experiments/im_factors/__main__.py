@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.common import Planned, draw_lines, named_files, parse_experiment, write_rows, write_setting
+from experiments.common import PROMPT, Planned, draw_lines, named_files, parse_experiment, write_rows, write_setting
 from stepgame.errors import InputError
 
 
@@ -64,9 +64,16 @@ def plan(scale: Scale, data: dict[str, str]) -> list[tuple[str, int, int, dict[s
         "warmup": 0.03,
     }
     sources: dict[str, dict[str, Any]] = {
-        name: {"data": file, "validation": scale.held, "max_tokens": scale.max_tokens} for name, file in data.items()
+        # The AlpaGasus selection of Alpaca has an empty answer.
+        name: {"data": file, "skip_bad": True, "validation": scale.held, "max_tokens": scale.max_tokens}
+        for name, file in data.items()
     }
-    stories = {"data": "stepgame", "hops": f"1-{HOPS[-1]}", "validation": max(1, scale.held // len(HOPS))}
+    stories = {
+        "data": "stepgame",
+        "prompt": PROMPT,
+        "hops": f"1-{HOPS[-1]}",
+        "validation": max(1, scale.held // len(HOPS)),
+    }
     sources |= {name: {**stories, **more} for name, more in STEPGAME.items()}
     found = []
     for name, source in sources.items():
