@@ -47,9 +47,9 @@ def connected(engine: str) -> Iterator[Any]:
     try:
         _connect(ray, None if engine == "ray" else engine)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        first, *_, last = 2 * str(error).strip().split("\n")
+        lines = str(error).strip().split("\n")
         # A failure in the cluster carries its traceback, whose last line says what it was.
-        reason = f"{first} {last}" if _STARTING in first else first
+        reason = f"{lines[0]} {lines[-1]}" if _STARTING in lines[0] else lines[0]
         raise InputError(f"the Ray cluster of --engine {engine} cannot be used: {reason}") from None
     try:
         _check_versions(ray)
