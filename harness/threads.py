@@ -35,8 +35,8 @@ def keep_freed_memory() -> None:
 
     glibc gives each large block back to the system, and the intermediate results of every layer are new pages again
     that the kernel has to clear. Measured with the built-in model behind a LoRA adapter on vLLM's CPU build and two
-    cores: 1.2 stories a second instead of 0.6, and 1 % of the time in the kernel instead of 38 %. Without an adapter no
-    difference was seen.
+    cores, in neighbouring stretches of one run: 1.2 stories a second instead of 0.6, and 1 % of the time in the kernel
+    instead of 38 %. Without an adapter no difference was seen.
     Only glibc reads this, when a process starts; what the user has set stays.
     """
     settings = {"mmap_threshold": 2**30, "trim_threshold": 2**32, "hugetlb": 1}

@@ -114,10 +114,8 @@ class Adapter:
 
     def record(self) -> dict[str, Any]:
         """Return what a run's manifest holds of it."""
-        here = Path.cwd()
         return {
-            # Where it can be without what the machine's folders are called: manifests are published.
-            "path": str(self.folder.relative_to(here) if self.folder.is_relative_to(here) else self.folder),
+            "path": str(self.folder),
             "kind": self.kind,
             "method": self.method,
             "content_hash": self.content_hash,
