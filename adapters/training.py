@@ -1,7 +1,7 @@
 """The one training path that every method goes through: data in, checkpoints, resume, curves, manifest, adapter out.
 
 The folder that is written holds the adapter at its top, and how it was trained under ``training/``: ``manifest.json``
-(frozen before the first step), ``checkpoints/``, ``curve.csv`` and ``curve.png``, and ``result.json``, written last.
+(frozen before the first step), ``checkpoints/`` until it is done, ``curve.csv`` and ``curve.png``, and ``result.json``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import fcntl
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -60,8 +61,10 @@ __all__ = [
 
 MANIFEST, RESULT, CHECKPOINTS = "manifest.json", "result.json", "checkpoints"
 KEEP = 2
-"""Checkpoints kept: the best and the last."""
+"""Checkpoints kept of a training that is not done: the best and the last."""
 
+_SAME = ("method", "config", "base", "data", "settings")
+"""What of a manifest must be as it was when a training goes on."""
 _FREE = ("out", "overwrite", "resume", "log_every", "micro_tokens", "device", "shard")
 """Settings that may differ when a training goes on: they decide neither the data nor the function that is learnt."""
 
@@ -110,13 +113,19 @@ def perform_training(method: Method, settings: TrainSettings, command: Sequence[
             model = load_weights(base, request, dtype, first)
             base = replace(base, content_hash=checkpoint_hash(base.source, base.revision))
         manifest = _manifest(method, settings, base, data, learnt, tested, command)
-        going_on = _freeze(training, folder, manifest, settings)
+        resumed = resumed_manifest(training, folder, manifest, settings, _SAME)
+        if resumed and (folder / ADAPTER_FILE).exists():
+            say(f"{folder}: done before")
+            return read_adapter(folder)
+        going_on = last_checkpoint(training) if resumed else None
         model = load_weights(base, request, dtype, first) if model is None else model
         module = method.build(base, model, tokenizer, settings.seed)
         if settings.shard:
             shard(module, method.scorable(module)[0], device)
         trainer = _trainer(method, settings, base, module, tokenizer, data, rows, held, training)
         seconds = train_to_end(trainer, going_on)
+        # The first process removes the checkpoints, which every one reads the best of.
+        trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
             if settings.shard:
                 # What is spread cannot be written by one process; the last checkpoint, or the best, can.
@@ -263,13 +272,6 @@ def only_writer(folder: Path) -> Iterator[Path]:
             except OSError:
                 raise InputError(f"{folder} is being written by another training; choose another --out") from None
         yield training
-
-
-def _freeze(training: Path, folder: Path, manifest: dict[str, Any], settings: TrainSettings) -> str | None:
-    """Write the manifest of a new training, or check that of one that goes on; return its last checkpoint."""
-    if resumed_manifest(training, folder, manifest, settings, ("method", "config", "base", "data", "settings")):
-        return last_checkpoint(training)
-    return None
 
 
 def resumed_manifest(
@@ -471,12 +473,16 @@ def _finish(
     trainer: AdapterTrainer,
     seconds: float,
 ) -> None:
-    """Write the adapter of the best step; ``adapter.json`` last of it, so that an unfinished folder is none."""
+    """Write the adapter of the best step; ``adapter.json`` last of it, so that an unfinished folder is none.
+
+    The checkpoints go: their steps are all done, and with the optimiser's state they are three times the weights.
+    """
     training = folder / TRAINING
     files = method.save(module, tokenizer, folder)
-    write_adapter(folder, kind=method.kind, method=method.name, config=method.record(), base=base.record(), files=files)
     write_curves(training, trainer.state.log_history, f"{method.name} on {base.spec}")
     write_text(training / RESULT, json.dumps(training_result(trainer, seconds), indent=2) + "\n")
+    write_adapter(folder, kind=method.kind, method=method.name, config=method.record(), base=base.record(), files=files)
+    shutil.rmtree(training / CHECKPOINTS, ignore_errors=True)
 
 
 def chosen_checkpoint(trainer: AdapterTrainer) -> Path:

@@ -5,32 +5,49 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from pathlib import Path
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
 from adapters import train, train_pcp
+from adapters import training as training_path
 from adapters.processes import is_first, wait
 
 
-def cut(whole: Path, out: Path, checkpoint: str) -> None:
-    """Make of a finished training one that was cut off behind its last checkpoint but one."""
-    shutil.copytree(whole, out)
-    for name in ("adapter.json", "model.safetensors", "training/result.json"):
-        (out / name).unlink()
-    shutil.rmtree(out / "training/checkpoints" / checkpoint)
+def stop_at(step: int) -> None:
+    """Cut off every training of this process behind a step, as Ctrl-C does."""
+    begun = training_path.make_trainer
+
+    def stopping(*args: Any, **named: Any) -> Any:
+        trainer = begun(*args, **named)
+        learn = trainer.training_step
+
+        def learn_or_stop(*each: Any, **others: Any) -> Any:
+            if trainer.state.global_step == step:
+                raise KeyboardInterrupt
+            return learn(*each, **others)
+
+        trainer.training_step = learn_or_stop
+        return trainer
+
+    training_path.make_trainer = stopping
 
 
 def main() -> None:
-    """Do what the one argument says: a list of objects of ``method``, ``settings`` and perhaps ``cut``."""
+    """Do what the one argument says: objects of ``method``, ``settings`` and perhaps ``stop`` or ``copy``."""
     for each in json.loads(sys.argv[1]):
-        out = Path(each["settings"]["out"])
-        if "cut" in each and is_first():
-            cut(Path(each["cut"]), out, "checkpoint-3")
-        if "cut" in each:
+        real = training_path.make_trainer
+        if "copy" in each and is_first():
+            shutil.copytree(each["copy"], each["settings"]["out"])
+        if "copy" in each:
             wait()
-        if each["method"] == "pcp":
-            train_pcp(**each["settings"])
-        else:
-            train(each["method"], **each["settings"])
+        if "stop" in each:
+            stop_at(each["stop"])
+        learn = train_pcp if each["method"] == "pcp" else partial(train, each["method"])
+        with suppress(KeyboardInterrupt):
+            learn(**each["settings"])
+            assert "stop" not in each
+        training_path.make_trainer = real
 
 
 if __name__ == "__main__":

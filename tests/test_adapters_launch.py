@@ -51,10 +51,13 @@ def learnt(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for way in ("whole", "spread"):
             out = {"out": str(folder / f"{name}-{way}"), "batch": 2, "shard": way == "spread"}
             planned.append({"method": method, "settings": {**given, **out}})
-    for way in ("whole", "spread"):
-        out = {"out": str(folder / f"cut-{way}"), "batch": 2, "shard": way == "spread", "resume": True}
-        given = {"method": "full", "settings": {"model": tiny, **METHODS["full"][1], **out}}
-        planned.append({**given, "cut": str(folder / "full-spread")})
+    for cut, way, more in (
+        ("cut", "spread", {"stop": 2}),
+        ("cut-whole", "whole", {"copy": str(folder / "cut")}),
+        ("cut-spread", "spread", {"copy": str(folder / "cut")}),
+    ):
+        out = {"out": str(folder / cut), "batch": 2, "shard": way == "spread", "resume": "copy" in more}
+        planned.append({"method": "full", "settings": {"model": tiny, **METHODS["full"][1], **out}, **more})
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "adapters/launch/ddp.yaml")]
     done = subprocess.run(
         [sys.executable, *launch, "--main_process_port", "0", "-m", "tests.launched", json.dumps(planned)],
