@@ -45,7 +45,7 @@ __all__ = [
     "CHECKPOINTS",
     "MANIFEST",
     "RESULT",
-    "check_folder",
+    "check_start",
     "chosen_checkpoint",
     "first_place",
     "last_checkpoint",
@@ -85,11 +85,7 @@ def perform_training(method: Method, settings: TrainSettings, command: Sequence[
         TrainingStoppedError: if the loss is no longer finite; the last checkpoint is kept.
         KeyboardInterrupt: on Ctrl-C; the message says how to go on.
     """
-    if settings.out is None:
-        raise InputError("--out is missing; give the folder of the adapter to write")
-    check_launch(settings.shard)
-    folder = Path(settings.out).absolute()
-    check_folder(folder, settings)
+    folder = check_start(settings)
     quiet_transformers()
     request = parse_model(settings.model, dtype=settings.dtype, device=settings.device)
     base = describe_model(request)
@@ -103,7 +99,6 @@ def perform_training(method: Method, settings: TrainSettings, command: Sequence[
     learnt, tested = (
         prepare(method, tokenizer, part, base, settings.max_tokens) for part in (data.training, data.validation)
     )
-    rows, held = learnt.rows, tested.rows
     device, dtype = place_of(settings)
     first = first_place(settings)
     with only_writer(folder) as training:
@@ -122,7 +117,7 @@ def perform_training(method: Method, settings: TrainSettings, command: Sequence[
         module = method.build(base, model, tokenizer, settings.seed)
         if settings.shard:
             shard(module, method.scorable(module)[0], device)
-        trainer = _trainer(method, settings, base, module, tokenizer, data, rows, held, training)
+        trainer = _trainer(method, settings, base, module, tokenizer, data, learnt.rows, tested.rows, training)
         seconds = train_to_end(trainer, going_on)
         # The first process removes the checkpoints, which every one reads the best of.
         trainer.accelerator.wait_for_everyone()
@@ -152,16 +147,21 @@ def train_to_end(trainer: AdapterTrainer, going_on: str | None) -> float:
     return time.perf_counter() - started
 
 
-def check_folder(folder: Path, settings: TrainSettings) -> None:
-    """Check that a training may be written to a folder.
+def check_start(settings: TrainSettings) -> Path:
+    """Check that a training may be launched like this, and written where it is to be; return that folder.
 
     Raises:
-        InputError: if something else is there, or a training that is neither to go on nor to be replaced.
+        InputError: if the folder is not given or something else is in it, or a training that is neither to go on nor
+            to be replaced; or if the launch does not fit.
     """
+    if settings.out is None:
+        raise InputError("--out is missing; give the folder to write")
+    check_launch(settings.shard)
+    folder = Path(settings.out).absolute()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; --out takes a folder")
     if not folder.is_dir() or settings.overwrite or settings.resume:
-        return
+        return folder
     if (folder / ADAPTER_FILE).exists() or (folder / TRAINING / MANIFEST).exists():
         raise InputError(
             f"{folder} holds a training already; go on with it by --resume, put this one in its place by --overwrite, "
@@ -171,6 +171,7 @@ def check_folder(folder: Path, settings: TrainSettings) -> None:
     other = sorted(path.name for path in folder.iterdir() if path.name != TRAINING)
     if other:
         raise InputError(f"{folder} exists and is no adapter's (it holds {other[0]}); choose another --out")
+    return folder
 
 
 def load_weights(base: BaseModel, request: Any, dtype: str, device: torch.device, cls: Any = None, **more: Any) -> Any:

@@ -35,9 +35,9 @@ from adapters.pcp.learners import (
 )
 from adapters.pcp.stage import MODEL, accuracy, model_of, perform_stage
 from adapters.pcp.tasks import STEPGAME, load_task
-from adapters.processes import check_launch, is_first, join, processes, share, wait
+from adapters.processes import is_first, join, processes, share, wait
 from adapters.store import write_adapter
-from adapters.training import RESULT, check_folder, only_writer, place_of, resumed_manifest
+from adapters.training import RESULT, check_start, only_writer, place_of, resumed_manifest
 from harness.models.adapters import ADAPTER_FILE, Adapter, read_adapter
 from harness.models.architecture import kind_of
 from harness.models.builtin import checkpoint_hash, quiet_transformers
@@ -79,13 +79,9 @@ def perform_pipeline(settings: PipelineSettings, command: Sequence[str]) -> Adap
         KeyboardInterrupt: on Ctrl-C; the message says how to go on.
     """
     train = settings.train
-    if train.out is None:
-        raise InputError("--out is missing; give the folder of the model to write")
-    check_launch(train.shard)
+    folder = check_start(train)
     if processes() > 1 and settings.method == "self-training":
         raise InputError("self-training keeps what it is sure of in one process; start it without a launcher")
-    folder = Path(train.out).absolute()
-    check_folder(folder, train)
     quiet_transformers()
     bench = _bench(settings)
     join(place_of(train)[0])
