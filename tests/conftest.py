@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 # Before any test imports torch, or it would have no effect.
 wait_without_spinning()
 
+
+def take_own_cores() -> None:
+    """Give each worker of pytest-xdist its share of the cores: models that share cores wait for each other."""
+    worker, count = (os.environ.get(f"PYTEST_XDIST_WORKER{end}") for end in ("", "_COUNT"))
+    if worker and count and hasattr(os, "sched_setaffinity"):
+        own = sorted(os.sched_getaffinity(0))[int(worker.removeprefix("gw")) :: int(count)]
+        if own:
+            os.sched_setaffinity(0, own)
+
+
+take_own_cores()
+
 # How long an example takes says how busy the machine is, and nothing of the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
