@@ -5,6 +5,8 @@
 # The first of them builds .venv (see scripts/setup.sh); later ones start at once.
 
 BIN := .venv/bin
+# Two processes, each on half of the cores; one where there is a GPU, whose memory vLLM takes whole.
+SPLIT := $(shell nvidia-smi >/dev/null 2>&1 || echo --numprocesses 2 --dist loadfile)
 
 .PHONY: demo test check fix setup
 
@@ -15,7 +17,7 @@ demo: setup
 	$(BIN)/stepgame demo
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(SPLIT)
 
 check: setup
 	$(BIN)/ruff format --check .
