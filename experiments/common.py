@@ -198,14 +198,16 @@ def write_setting(folder: Path, scale: Any) -> None:
     write_text(folder / "setting.json", json.dumps(record, indent=2) + "\n")
 
 
-def draw_lines(path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], x: str, y: str) -> None:
+def draw_lines(
+    path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], x: str | Sequence[str], y: str
+) -> None:
     """Draw lines in panels side by side.
 
     Args:
         path: of the PNG.
         panels: by title, the lines by label; a label that ends in ``(held out)`` is drawn dashed, in the colour of the
             line before it.
-        x: what the horizontal axis is.
+        x: what the horizontal axis is; one for all panels, or one each.
         y: what the vertical one is.
     """
     import matplotlib as mpl
@@ -216,7 +218,8 @@ def draw_lines(path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[floa
     figure, axes = pyplot.subplots(
         1, len(panels), figsize=(1.5 + 4.5 * len(panels), 4), squeeze=False, layout="constrained"
     )
-    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
+    names = [x] * len(panels) if isinstance(x, str) else x
+    for axis, name, (title, lines) in zip(axes[0], names, panels.items(), strict=True):
         colour = None
         for label, points in lines.items():
             dashed = label.endswith("(held out)")
@@ -224,7 +227,7 @@ def draw_lines(path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[floa
             colour = axis.plot(*zip(*sorted(points), strict=True), marker="o", **style, markersize=4, label=label)[
                 0
             ].get_color()
-        axis.set(title=title, xlabel=x, ylabel=y)
+        axis.set(title=title, xlabel=name, ylabel=y)
         axis.legend(fontsize="small")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -173,7 +173,9 @@ def few_shot_data(
     if missing or not (source / "unlabelled.json").is_file():
         raise InputError(f"--data kshot: {source} lacks 16-{seed}/{missing[0] if missing else ''} or unlabelled.json")
     read = {name: read_texts(path, known, labelled=True) for name, path in splits.items() if path is not None}
-    read["test"] = _sample(read["test"], scale.tested, seed)
+    # TREC's test texts hold some of its training texts, and so some of the few.
+    labelled = {each.texts for name in ("train", "dev") for each in read[name]}
+    read["test"] = _sample([each for each in read["test"] if each.texts not in labelled], scale.tested, seed)
     for name, texts in read.items():
         _write(folder / f"{name}.jsonl", [_row(each.texts, known.labels[each.label or 0][0]) for each in texts])
     taken = {each.texts for texts in read.values() for each in texts}

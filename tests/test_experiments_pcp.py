@@ -87,6 +87,8 @@ def test_real_files_are_cut_to_size(tmp_path: Path) -> None:
     (source / "16-13").mkdir(parents=True)
     for name, count in (("train", 4), ("dev", 4), ("test", 9)):
         rows = "".join(f"{place % 2},{name} {place},other {place}\n" for place in range(count))
+        # As in TREC, a training text stands among the tested ones.
+        rows += "1,shared,pair\n" * (name != "dev")
         (source / f"16-13/{name}.csv").write_text(rows, encoding="utf-8")
     entries = [{"text_a": f"u {place}", "text_b": f"v {place}", "label": "1"} for place in range(20)]
     leaked = {"text_a": "test 0", "text_b": "other 0", "label": "0"}
@@ -95,6 +97,9 @@ def test_real_files_are_cut_to_size(tmp_path: Path) -> None:
     files = {"kshot": str(tmp_path / "kshot")}
     found = few_shot_data(tmp_path / "made", scale, files, "mrpc", 13, lambda texts: not texts[0].endswith("7"))
     assert len((found.folder / "test.jsonl").read_text().splitlines()) == 5
+    everything = few_shot_data(tmp_path / "all", replace(scale, tested=100), files, "mrpc", 13)
+    tested = [json.loads(line)["text_a"] for line in (everything.folder / "test.jsonl").read_text().splitlines()]
+    assert tested == [f"test {place}" for place in range(9)]
     texts = [json.loads(line)["text_a"] for line in found.unlabelled.read_text().splitlines()]
     assert len(texts) == 12
     assert not [text for text in texts if text.startswith("test") or text.endswith("7")]

@@ -116,7 +116,8 @@ def main(words: Sequence[str] | None = None) -> int:
         by_ratio.setdefault(f"n = {n}", []).append((some[0]["length_ratio"], gain))
         by_count.setdefault(name, []).append((n, gain))
     panels = {"by instruction / output length": by_ratio, "by number of examples": by_count}
-    draw_lines(options.results / "gains.png", panels, "length ratio; examples", "IT's held-out loss minus IM's, nats")
+    axes = ("instruction tokens for each of the output", "examples")
+    draw_lines(options.results / "gains.png", panels, axes, "IT's held-out loss minus IM's, nats")
     write_setting(options.results, scale)
     return 0
 
