@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/stepgame demo
 
 test: setup
-	$(BIN)/python -m pytest $(SPLIT)
+	$(BIN)/python -m pytest $(SPLIT) --durations 30 --durations-min 10
 
 check: setup
 	$(BIN)/ruff format --check .
