@@ -181,3 +181,39 @@ def test_rates_and_ratios() -> None:
     calls: list[str] = []
     take_turns({"a": (1, lambda: calls.append("a")), "b": (1, lambda: calls.append("b"))}, 2)
     assert calls == ["a", "b", "a", "b"]
+
+
+def test_decomposed_prompts_keep_less_at_equal_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("peft")
+    import csv
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    from benchmarks import dept
+    from tests.tiny import tiny_decoder, tiny_encoder_decoder
+
+    t5 = str(tiny_encoder_decoder(tmp_path / "t5"))
+    loaders = {
+        "t5-base": lambda: AutoModelForSeq2SeqLM.from_pretrained(t5),
+        "smollm2": lambda: AutoModelForCausalLM.from_pretrained(str(tiny_decoder(tmp_path / "decoder"))),
+    }
+    monkeypatch.setattr(dept, "load_base", lambda name, _: loaders[name]())
+    threads, table = torch.get_num_threads(), tmp_path / "table.csv"
+    assert dept.main(["--lengths", "32", "--rounds", "1", "--csv", str(table), "--png", str(tmp_path / "a.png")]) == 0
+    torch.set_num_threads(threads)
+    assert capsys.readouterr().out.count("memory") == 2 * len(dept.RIVALS)
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    for name in dept.MODELS:
+        own = {row["rival"]: row for row in rows if row["model"] == name}
+        assert list(own) == list(dept.RIVALS)
+        assert {int(row["parameters"]) for row in (own["pt"], own["peft"])} == {100 * 32}
+        # Never more than the budget, and less by no more than one rank is worth.
+        assert all(100 * 32 - (32 + 32) < int(row["parameters"]) <= 100 * 32 for row in own.values())
+        kept = [float(own[rival]["memory_mb"]) for rival in ("pt", "dept-80", "dept-60", "dept-40", "dept-20")]
+        assert kept == sorted(kept, reverse=True)
+        assert kept[-1] < kept[0]
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
