@@ -13,7 +13,6 @@ import argparse
 import csv
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from torch import Tensor
 from adapters.dept.config import SoftPromptConfig, plan
 from adapters.dept.model import SoftPromptModel
 from adapters.dept.soft_prompt import TrainedPrompt
-from benchmarks.measure import describe_machine
+from benchmarks.measure import clock_of_torch, describe_machine
 from harness.models.builtin import builtin_folder, quiet_transformers
 from stepgame.errors import InputError, require, unknown_name
 
@@ -202,6 +201,7 @@ def measure(name: str, length: int, size: int, rounds: int, device: str) -> list
     Returns:
         One mapping a rival, a row of the table; times are medians, ratios are to ``pt`` within a round.
     """
+    clock = clock_of_torch()
     model = load_base(name, device)
     batch = make_batch(model, size, length)
     width = model.get_input_embeddings().weight.shape[1]
@@ -219,21 +219,15 @@ def measure(name: str, length: int, size: int, rounds: int, device: str) -> list
                 rival.memory = found[0]
                 rival.infer()
                 continue
-            rival.step_s.append(_timed(lambda rival=rival, optimiser=optimiser: rival.step(optimiser), device))
-            rival.infer_s.append(_timed(rival.infer, device))
+            rival.step_s.append(_timed(lambda rival=rival, optimiser=optimiser: rival.step(optimiser), clock))
+            rival.infer_s.append(_timed(rival.infer, clock))
     return [_row(name, length, size, rival, rivals[0]) for rival in rivals]
 
 
-def _timed(work: Callable[[], object], device: str) -> float:
-    if device != "cuda":
-        started = time.process_time()
-        work()
-        return time.process_time() - started
-    torch.cuda.synchronize()
-    started = time.perf_counter()
+def _timed(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    started = clock()
     work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def _row(name: str, length: int, size: int, rival: Rival, first: Rival) -> dict[str, Any]:
@@ -293,8 +287,6 @@ def main(words: list[str] | None = None) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     lengths = [256] if options.quick else [int(each) for each in options.lengths.split(",")]
     rounds = 3 if options.quick else options.rounds
-    if device == "cpu":
-        torch.set_num_threads(1)
     tokens = options.batch_tokens or (32768 if device == "cuda" else 512)
     for name in options.models.split(","):
         if name not in MODELS:

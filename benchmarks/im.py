@@ -8,7 +8,8 @@
 
 A step is forward pass, backward pass and AdamW with a learning rate of 0, so that the weights stay as they are. The
 losses of the three are printed and must agree. Memory is the peak above what the process held before the step: weights
-and AdamW's moments are no part of it, gradients, activations and logits are.
+and AdamW's moments are no part of it, gradients, activations and logits are. Time on a CPU is the processor's, of one
+thread.
 """
 
 from __future__ import annotations
@@ -19,13 +20,12 @@ import gc
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Measured, Ratio, describe_machine, write_json
+from benchmarks.measure import Measured, Ratio, clock_of_torch, describe_machine, write_json
 from benchmarks.memory import peak_of_process
 from benchmarks.peers.trl_sft import TrlStep, has_trl
 
@@ -118,14 +118,11 @@ def load_models(model: str, count: int) -> tuple[Any, Any, list[Any]]:
 
 def whole_step(step: Step, optimizer: Any) -> Callable[[], float]:
     """Return the step with the optimiser's behind it."""
-    import torch
 
     def run() -> float:
         loss = step()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
         return loss
 
     return run
@@ -165,6 +162,7 @@ def measure_im(args: argparse.Namespace) -> dict[str, Any]:
 
     from adapters.causal import CausalModule
 
+    clock = clock_of_torch()
     with_trl = not args.no_trl and has_trl()
     base, tokenizer, (model, *others) = load_models(args.model, 2 if with_trl else 1)
     module = CausalModule(model)
@@ -177,7 +175,6 @@ def measure_im(args: argparse.Namespace) -> dict[str, Any]:
     runs = {name: whole_step(step, optimizers[id(held)]) for name, (step, held) in steps.items()}
     # The first step of each warms it up, and makes the moments.
     losses = {name: run() for name, run in runs.items()}
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     memory: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(args.rounds):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Measured", "Ratio", "describe_machine", "pin", "take_turns", "write_json"]
+__all__ = ["Measured", "Ratio", "clock_of_torch", "describe_machine", "pin", "take_turns", "write_json"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,25 @@ def pin() -> str:
     core = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
     return f"pinned to core {core}"
+
+
+def clock_of_torch() -> Callable[[], float]:
+    """Return what times work of torch: the time of day on a GPU, which is waited for.
+
+    On a CPU it is the processor time of one thread, to which torch is kept from here on: several threads count their
+    waiting for each other, and on a busy machine that is most of it.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+
+        def after_the_gpu() -> float:
+            torch.cuda.synchronize()
+            return time.perf_counter()
+
+        return after_the_gpu
+    torch.set_num_threads(1)
+    return time.process_time
 
 
 def describe_machine() -> str:
