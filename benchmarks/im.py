@@ -34,6 +34,7 @@ __all__ = ["measure_im"]
 Step = Callable[[], float]
 COMPARED = (
     ("im", "it"),
+    ("im", "it, logits everywhere"),
     ("im, logits everywhere", "it, logits everywhere"),
     ("im, TRL", "it, TRL"),
     ("im", "im, logits everywhere"),
