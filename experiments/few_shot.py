@@ -178,7 +178,7 @@ def few_shot_data(
     read["test"] = _sample([each for each in read["test"] if each.texts not in labelled], scale.tested, seed)
     for name, texts in read.items():
         _write(folder / f"{name}.jsonl", [_row(each.texts, known.labels[each.label or 0][0]) for each in texts])
-    taken = {each.texts for texts in read.values() for each in texts}
+    taken = labelled | {each.texts for each in read["test"]}
     others = [each for each in read_texts(source / "unlabelled.json", known, labelled=False) if each.texts not in taken]
     fit = [each for each in others if choose(each.texts)]
     rows = [_row(each.texts, None if each.label is None else known.labels[each.label][0]) for each in fit]

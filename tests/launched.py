@@ -7,30 +7,11 @@ import shutil
 import sys
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from adapters import train, train_pcp
 from adapters import training as training_path
 from adapters.processes import is_first, wait
-
-
-def stop_at(step: int) -> None:
-    """Cut off every training of this process behind a step, as Ctrl-C does."""
-    begun = training_path.make_trainer
-
-    def stopping(*args: Any, **named: Any) -> Any:
-        trainer = begun(*args, **named)
-        learn = trainer.training_step
-
-        def learn_or_stop(*each: Any, **others: Any) -> Any:
-            if trainer.state.global_step == step:
-                raise KeyboardInterrupt
-            return learn(*each, **others)
-
-        trainer.training_step = learn_or_stop
-        return trainer
-
-    training_path.make_trainer = stopping
+from tests.cut_off import cut_off
 
 
 def main() -> None:
@@ -42,7 +23,7 @@ def main() -> None:
         if "copy" in each:
             wait()
         if "stop" in each:
-            stop_at(each["stop"])
+            training_path.make_trainer = cut_off(real, each["stop"])
         learn = train_pcp if each["method"] == "pcp" else partial(train, each["method"])
         with suppress(KeyboardInterrupt):
             learn(**each["settings"])

@@ -22,6 +22,7 @@ from adapters.serving import ServeSettings, plan_serving
 from harness import evaluate
 from harness.models.registry import parse_model, require_verb
 from stepgame.errors import InputError
+from tests.cut_off import cut_off
 from tests.tiny import tiny_decoder, tiny_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -175,21 +176,7 @@ def test_a_pipeline_goes_on_from_any_stage(
     given: dict[str, Any] = {"model": encoder, **SHORT, **data, **more}
     whole = train_pcp(out=tmp_path / "whole", **given).folder if more else made
     real = stage.make_trainer
-
-    def cut_off(*args: Any, **named: Any) -> Any:
-        trainer = real(*args, **named)
-        if named["name"] == broken:
-            step = trainer.training_step
-
-            def stopping(*each: Any, **others: Any) -> Any:
-                if trainer.state.global_step == 2:
-                    raise KeyboardInterrupt
-                return step(*each, **others)
-
-            trainer.training_step = stopping
-        return trainer
-
-    monkeypatch.setattr(stage, "make_trainer", cut_off)
+    monkeypatch.setattr(stage, "make_trainer", cut_off(real, 2, broken))
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt, match="--resume"):
         train_pcp(out=out, **given)

@@ -1,0 +1,31 @@
+"""Trainings that are cut off where a test wants them to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def cut_off(make_trainer: Callable[..., Any], step: int, name: str | None = None) -> Callable[..., Any]:
+    """Return a maker of trainers that are interrupted behind a step, as Ctrl-C does.
+
+    Args:
+        make_trainer: `adapters.training.make_trainer`.
+        step: that is done before.
+        name: of the training; any when omitted.
+    """
+
+    def stopping(*args: Any, **named: Any) -> Any:
+        trainer = make_trainer(*args, **named)
+        if name is None or named["name"] == name:
+            learn = trainer.training_step
+
+            def learn_or_stop(*each: Any, **others: Any) -> Any:
+                if trainer.state.global_step == step:
+                    raise KeyboardInterrupt
+                return learn(*each, **others)
+
+            trainer.training_step = learn_or_stop
+        return trainer
+
+    return stopping
