@@ -115,21 +115,25 @@ def _of_stories(data: Any) -> Any:
     return examples_of(data)
 
 
-def load_hub_rows(name: str) -> Any:
-    """Return the rows of the split ``train`` of a data set, mappings by column.
+def load_hub_rows(name: str, split: str = "train") -> Any:
+    """Return the rows of one split of a data set, mappings by column.
 
     Args:
-        name: ``ID[@REVISION]`` on the hub, or a folder that the ``datasets`` library reads.
+        name: ``ID[:CONFIGURATION][@REVISION][#SPLIT]`` on the hub, or the same of a folder that the ``datasets``
+            library reads.
+        split: where the name says none.
 
     Raises:
         InputError: if it cannot be loaded.
     """
     datasets: Any = require("datasets", "train", "a Hugging Face data set")
-    identifier, _, revision = name.partition("@")
+    rest, _, own = name.partition("#")
+    rest, _, revision = rest.partition("@")
+    identifier, _, configuration = rest.partition(":")
     if not identifier:
         raise InputError(f"{HF} names no data set; expected {HF}ORG/NAME or {HF}FOLDER")
     try:
-        return datasets.load_dataset(identifier, split="train", revision=revision or None)
+        return datasets.load_dataset(identifier, configuration or None, split=own or split, revision=revision or None)
     # The library raises errors of its own, of requests, of pyarrow and plain ones for what cannot be read.
     except Exception as error:  # noqa: BLE001
         reason = " ".join(str(error).split())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from adapters.encode import TEMPLATE, TokenisedConversation
 from harness.models.adapters import Kind
+from harness.models.architecture import positions_of
 from harness.models.base import Message
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ class BaseModel:
     @property
     def positions(self) -> int | None:
         """Most positions that the model takes; None where there is no such bound."""
-        found = getattr(self.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        return None if found is None else int(found)
+        return positions_of(self.config)
 
     def record(self) -> dict[str, Any]:
         """Return what ``adapter.json`` holds of it."""

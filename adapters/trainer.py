@@ -214,14 +214,9 @@ class AdapterTrainer(Trainer):
         return list(Path(str(self.args.output_dir)).glob("checkpoint-*"))
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Return the loss over answers, of the validation and of some training examples, and the accuracy.
-
-        What there is none of is left out.
-        """
-        metrics: dict[str, float] = {}
+        """Return the loss over answers, of the validation and of some training examples, and the accuracy, if any."""
         rows: Any = self.eval_dataset
-        if rows:
-            metrics["eval_loss"] = self.validation_loss(rows)
+        metrics = {"eval_loss": self.validation_loss(rows)}
         if self._sample:
             metrics["eval_train_loss"] = self.validation_loss(self._sample)
         with gathered(self.model):

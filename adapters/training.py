@@ -389,8 +389,7 @@ def make_trainer(
         model=module,
         args=arguments,
         train_dataset=rows,
-        # The Trainer insists on some; with none held out the last step is kept.
-        eval_dataset=held or [rows[0]],
+        eval_dataset=held or None,
         groups=groups,
         batches=batches,
         sample=sample,
@@ -419,7 +418,7 @@ def _arguments(
         max_grad_norm=settings.clip,
         logging_steps=settings.log_every or max(1, steps // 50),
         logging_nan_inf_filter=False,
-        eval_strategy="steps",
+        eval_strategy="steps" if held else "no",
         eval_steps=every,
         save_strategy="steps",
         save_steps=every,

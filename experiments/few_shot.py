@@ -45,31 +45,33 @@ class Scale:
         model: what is trained.
         tasks: which ones; none for --quick's own.
         seeds: of the draws of labelled texts, and of the trainings.
-        unlabelled: texts that are pre-trained on.
-        tested: texts that are tested on.
+        unlabelled: texts that are pre-trained on; None for all.
+        tested: texts that are tested on; likewise.
         steps: of fine-tuning.
         batch: texts of a step of it.
         lr: learning rate of it.
         pretrain_steps: of pre-training.
         pretrain_batch: texts of a step of it.
         pretrain_lr: learning rate of it.
-        max_tokens: where long texts are cut off.
+        max_tokens: where long texts are cut off; None for 128, and 256 with pairs.
         warm_steps: steps that warm the encoder up.
+        eval_every: steps between validations; None for a fifth of all.
     """
 
     model: str
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
-    unlabelled: int
-    tested: int
+    unlabelled: int | None
+    tested: int | None
     steps: int
     batch: int
     lr: float
     pretrain_steps: int
     pretrain_batch: int
     pretrain_lr: float
-    max_tokens: int
+    max_tokens: int | None
     warm_steps: int = 0
+    eval_every: int | None = None
 
     def settings(self, seed: int, model: str) -> dict[str, Any]:
         """Return what every pipeline of this size has in common."""
@@ -83,22 +85,20 @@ class Scale:
             "pretrain_batch": self.pretrain_batch,
             "pretrain_lr": self.pretrain_lr,
             "max_tokens": self.max_tokens,
+            "eval_every": self.eval_every,
             "seed": seed,
         }
 
 
-def scales(
-    tasks: tuple[str, ...], *, cpu_seeds: tuple[int, ...] = (13, 21, 42), paper_tokens: int = 128
-) -> dict[str, Scale]:
+def scales(tasks: tuple[str, ...], *, cpu_seeds: tuple[int, ...] = (13, 21, 42)) -> dict[str, Scale]:
     """Return the sizes of an experiment.
 
     Args:
         tasks: that it is about.
         cpu_seeds: seeds on a CPU.
-        paper_tokens: where long texts are cut off on a GPU.
     """
     seeds, paper_seeds = (13, 21, 42), (13, 21, 42, 87, 100)
-    gpu = Scale("FacebookAI/roberta-base", tasks, seeds, 5000, 2000, 1000, 8, 2e-5, 1500, 128, 1e-4, paper_tokens)
+    gpu = Scale("FacebookAI/roberta-base", tasks, seeds, 5000, 2000, 1000, 8, 2e-5, 1500, 128, 1e-4, None)
     return {
         "quick": Scale("smollm2", (SENTENCES,), (0,), 8, 4, 1, 2, 2e-5, 1, 2, 2e-5, 128),
         "cpu": Scale(MINILM, tasks, cpu_seeds, 500, 200, 40, 8, 1e-4, 40, 16, 3e-4, 96, 300),
@@ -107,10 +107,11 @@ def scales(
             gpu,
             model="FacebookAI/roberta-large",
             seeds=paper_seeds,
-            unlabelled=10**6,
-            tested=10**6,
+            unlabelled=None,
+            tested=None,
             lr=1e-5,
             pretrain_steps=5000,
+            eval_every=100,
         ),
     }
 
@@ -159,6 +160,9 @@ def few_shot_data(
         InputError: if the task is not there.
     """
     folder = work / f"{task}-{seed}"
+    source = Path(files.get("kshot", "")) / FOLDERS.get(task, task)
+    if dry_run and scale.unlabelled is None:
+        return FewShot(task, source / f"16-{seed}", source / "unlabelled.json")
     if dry_run:
         return FewShot(task, folder, folder / "unlabelled.jsonl")
     if task == SENTENCES:
@@ -166,7 +170,6 @@ def few_shot_data(
     from adapters.pcp.readers import find_split, read_texts
     from adapters.pcp.tasks import load_task
 
-    source = Path(files["kshot"]) / FOLDERS.get(task, task)
     known = load_task(task)
     splits = {name: find_split(source / f"16-{seed}", name) for name in ("train", "dev", "test")}
     missing = [name for name, path in splits.items() if path is None]
@@ -262,7 +265,8 @@ def _sentences(work: Path, scale: Scale, seed: int) -> FewShot:
     folder, task = work / f"{SENTENCES}-{seed}", work / f"{SENTENCES}.toml"
     work.mkdir(parents=True, exist_ok=True)
     task.write_text(TASK, encoding="utf-8")
-    wanted = scale.tested + scale.unlabelled
+    tested = scale.tested or 0
+    wanted = tested + (scale.unlabelled or 0)
     stories = generate(1, 80 + 4 * wanted, seed=seed, split="train").table.to_pylist()
     rows = {(" ".join(each["story"]), each["question"]): each["label"] for each in stories}
     known = {label: [texts for texts, own in rows.items() if own == label] for label in ANSWERS}
@@ -271,16 +275,16 @@ def _sentences(work: Path, scale: Scale, seed: int) -> FewShot:
     random.Random(seed).shuffle(rest)
     _write(folder / "train.jsonl", train)
     _write(folder / "dev.jsonl", rest[:8])
-    _write(folder / "test.jsonl", rest[8 : 8 + scale.tested])
-    return FewShot(str(task), folder, _write(folder / "unlabelled.jsonl", rest[8 + scale.tested : 8 + wanted]))
+    _write(folder / "test.jsonl", rest[8 : 8 + tested])
+    return FewShot(str(task), folder, _write(folder / "unlabelled.jsonl", rest[8 + tested : 8 + wanted]))
 
 
 def _row(texts: Sequence[str], label: str | None) -> dict[str, Any]:
     return {**{f"text_{key}": text for key, text in zip("ab", texts, strict=False)}, "label": label}
 
 
-def _sample(rows: Sequence[Any], count: int, seed: int) -> list[Any]:
-    return list(rows) if len(rows) <= count else random.Random(seed).sample(list(rows), count)
+def _sample(rows: Sequence[Any], count: int | None, seed: int) -> list[Any]:
+    return list(rows) if count is None or len(rows) <= count else random.Random(seed).sample(list(rows), count)
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

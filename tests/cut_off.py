@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -29,3 +30,25 @@ def cut_off(make_trainer: Callable[..., Any], step: int, name: str | None = None
         return trainer
 
     return stopping
+
+
+def counted(make_trainer: Callable[..., Any], steps: Counter[str]) -> Callable[..., Any]:
+    """Return a maker of trainers whose steps are counted by name.
+
+    Args:
+        make_trainer: `adapters.training.make_trainer`.
+        steps: what is counted in.
+    """
+
+    def counting(*args: Any, **named: Any) -> Any:
+        trainer = make_trainer(*args, **named)
+        learn = trainer.training_step
+
+        def learn_and_count(*each: Any, **others: Any) -> Any:
+            steps[named["name"]] += 1
+            return learn(*each, **others)
+
+        trainer.training_step = learn_and_count
+        return trainer
+
+    return counting

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from adapters import train_pcp
 from adapters.pcp.readers import read_texts
 from adapters.pcp.rows import IGNORED, Masker, Row, Visits
 from adapters.pcp.tasks import known_tasks, load_task, parse_task
-from harness.models.architecture import kind_of
+from harness.models.architecture import kind_of, positions_of
 from harness.models.base import Identity, Message, Prompt, Scores
 from harness.models.masked import MaskedModel
 from harness.models.positions import PositionReader
@@ -136,8 +137,72 @@ def test_readers(tmp_path: Path) -> None:
     assert len(read_texts(plain, sst2, labelled=False)) == 2
     parquet = tmp_path / "set"
     parquet.mkdir()
-    __import__("pandas").DataFrame({"sentence": ["good"], "label": [1]}).to_parquet(parquet / "train.parquet")
-    assert read_texts(f"hf-dataset:{parquet}", sst2, labelled=True)[0].label == 1
+    pandas.DataFrame({"sentence": ["good"], "label": [1]}).to_parquet(parquet / "train.parquet")
+    pandas.DataFrame({"sentence": ["bad"], "label": [0]}).to_parquet(parquet / "validation.parquet")
+    for name, split, label in (("", "train", 1), ("", "validation", 0), ("#validation", "train", 0)):
+        assert read_texts(f"hf-dataset:{parquet}{name}", sst2, labelled=True, split=split)[0].label == label
+
+
+COLUMNS: dict[str, list[dict[str, Any]]] = {
+    "sst2": [{"sentence": "A", "label": 1, "idx": 0}],
+    "imdb": [{"text": "A", "label": 1}],
+    "ag_news": [{"text": "A", "label": 1}],
+    "mrpc": [{"sentence1": "A", "sentence2": "B", "label": 1}],
+    "qqp": [{"id": "0", "qid1": "1", "qid2": "2", "question1": "A", "question2": "B", "is_duplicate": "1"}],
+    "stsb": [{"sentence1": "A", "sentence2": "B", "score": "5.000"}],
+    "mnli": [{"premise": "A", "hypothesis": "B", "label": 0}],
+    "snli": [{"sentence1": "A", "sentence2": "B", "gold_label": "entailment"}],
+    "qnli": [
+        {"index": "0", "question": "A", "sentence": "B", "label": "entailment"},
+        {"text_a": "A", "text_b": "B", "label": "0"},
+    ],
+    "rte": [{"index": "0", "sentence1": "A", "sentence2": "B", "label": "entailment"}],
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_columns_of_public_files_are_found(name: str, tmp_path: Path) -> None:
+    task = load_task(name)
+    for row in COLUMNS[name]:
+        file = write(tmp_path / "a.jsonl", json.dumps(row) + "\n")
+        found = read_texts(file, task, labelled=True)[0]
+        assert found.texts == (("A", "B") if task.pair else ("A",))
+        assert found.label == 1
+
+
+def test_bad_rows_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sst2 = load_task("sst2")
+    long = " ".join(["word"] * 50_000)
+    for name, text in {
+        "a.csv": f"sentence,label\ngood,1,more\n{long},0\n",
+        "a.tsv": f"sentence\tlabel\ngood\t1\tmore\n{long}\t0\n",
+        "a.jsonl": '{"other": 1}\n{bad\n[1]\n' + json.dumps({"text": long, "label": 0}) + "\n",
+    }.items():
+        file = write(tmp_path / name, text)
+        with pytest.raises(InputError, match=r"line [12]: "):
+            read_texts(file, sst2, labelled=True)
+        assert [each.texts for each in read_texts(file, sst2, labelled=True, skip_bad=True)] == [(long,)]
+        assert "are left out by --skip-bad" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"holds no texts that can be read; first: .*line 1: expected an object"):
+        read_texts(write(tmp_path / "b.jsonl", "[1]\n"), sst2, labelled=True, skip_bad=True)
+
+
+def test_fields_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    pair = write(tmp_path / "pair.jsonl", '{"sentence1": "one", "sentence2": "two", "label": 1}\n')
+    for labelled in (True, False):
+        with pytest.raises(InputError, match="holds a second text in 'sentence2', but the task 'sst2' has one"):
+            read_texts(pair, load_task("sst2"), labelled=labelled)
+    mine = parse_task("mine", {**TWO, "fields": {"a": "reviw"}})
+    review = write(tmp_path / "review.jsonl", '{"review": "good", "text": "not this", "label": 1}\n')
+    with pytest.raises(InputError, match="no field 'reviw', which the task 'mine' has a in"):
+        read_texts(review, mine, labelled=True)
+    chosen = parse_task("mine", {**TWO, "fields": {"a": "sentence2"}})
+    assert read_texts(pair, chosen, labelled=True)[0].texts == ("two",)
+    for label in ("NaN", "-1", "Infinity"):
+        scored = write(tmp_path / "s.jsonl", f'{{"sentence1": "one", "sentence2": "two", "label": {label}}}\n')
+        with pytest.raises(InputError, match="expected a number from 0 up"):
+            read_texts(scored, load_task("stsb"), labelled=True)
+        assert read_texts(scored, load_task("stsb"), labelled=False)[0].label is None
 
 
 @pytest.mark.parametrize(
@@ -193,6 +258,19 @@ def test_bad_requests(encoder: str, tmp_path: Path) -> None:
     refused("pcp does not take --rank", rank=3)
     refused("leaves nothing of --method prompt-ft", skip=["fine-tune"])
     refused("a classification head has no template", method="ft", template="soft")
+    refused("--flex belongs to --method self-training, not to prompt-ft", flex=True)
+    refused("--skip label-ft: --method prompt-ft has no such stage", skip=["label-ft"])
+    refused("--pretrain-lr must be above 0, got nan", method="tapt", pretrain_lr=math.nan)
+    text = str(write(tmp_path / "u.jsonl", BAD.replace("very", "so")))
+    refused("all 1 texts of --unlabelled stand in the test data too", method="tapt", unlabelled=text, test=text)
+    invisible = str(write(tmp_path / "i.jsonl", GOOD + '{"text": "\\u200b", "label": 0}\n'))
+    refused("text i-1 holds nothing that this model's tokenizer makes a token of", labelled=invisible)
+    stories = {"task": "stepgame", "labelled": 4, "hops": "1"}
+    refused("--dev does not go with --task stepgame, whose stories are made; give --validation N", **stories, dev="x")
+    refused(
+        "--labelled 0: for the task 'stepgame' it is a number of stories that are made, from 1",
+        **stories | {"labelled": 0},
+    )
     refused("--max-tokens 500 is more than the 128 positions", max_tokens=500)
     file = write(tmp_path / "mine.toml", 'cloze = "{a} [MASK]"\n[words]\nelephant = ["0"]\ngreat = ["1"]\n')
     refused("'elephant' is not in this model's vocabulary", task=str(file))
@@ -277,6 +355,27 @@ def test_positions_are_read_without_the_others(encoder: str, tmp_path: Path) -> 
         chosen[0, 3] = chosen[1, 5] = True
         whole = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[chosen]
         assert torch.allclose(read(ids, torch.ones_like(ids), chosen), whole, atol=1e-5)
+
+
+def test_positions_that_a_model_takes() -> None:
+    """RoBERTa's table has two rows that no token can have; a text of as many tokens as it has rows would not fit."""
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    config = RobertaConfig(
+        vocab_size=20,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        max_position_embeddings=18,
+        pad_token_id=1,
+    )
+    model, most = RobertaForMaskedLM(config).eval(), positions_of(config)
+    assert most == 16
+    with torch.inference_mode():
+        model(torch.full((1, most), 5))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(torch.full((1, most + 1), 5))
 
 
 def test_kinds_of_models() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import importlib
+import itertools
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from adapters.pcp.tasks import load_task
 from experiments.few_shot import few_shot_data, paired
 from experiments.tapt_pairs.__main__ import overlap
 from stepgame.errors import InputError
@@ -71,12 +74,22 @@ def test_the_papers_scale_is_only_shown(name: str, capsys: pytest.CaptureFixture
     assert module.main(["--scale", "paper", *given]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown
-    assert all(line.startswith("stepgame train pcp") and "roberta-large" in line for line in shown)
+    for line in shown:
+        words = dict(itertools.pairwise(shlex.split(line)))
+        assert line.startswith("stepgame train pcp")
+        assert (words["--model"], words["--steps"], words["--eval-every"]) == (
+            "FacebookAI/roberta-large",
+            "1000",
+            "100",
+        )
+        assert Path(words["--labelled"]).parts[0] == "K", "the files as they are, for nothing was written"
+        assert "--max-tokens" not in words
+        assert not words["--task"].endswith(".toml") or load_task(words["--task"]).words
     assert module.main(["--scale", "cpu", "--dry-run", *given]) == 0
     encoder, warm = capsys.readouterr().out.splitlines()[:2]
     assert encoder == f"python -m adapters.pcp.encoder --out {tmp_path / 'work/encoder'}"
     assert "--method tapt --skip fine-tune" in warm
-    assert not (tmp_path / "work").exists()
+    assert all(path.suffix == ".toml" for path in (tmp_path / "work").rglob("*.*"))
     with pytest.raises(InputError, match="--data text=FILE is missing"):
         module.main(["--scale", "cpu", "--data", "kshot=K"])
 

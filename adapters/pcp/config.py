@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
@@ -33,6 +34,16 @@ HEADS = ("prompt", "cls")
 SEPARATORS = ("model", "blank", "line", "apart")
 
 _TASK, _STAGES = "Few-shot tasks (pcp)", "Stages (pcp)"
+_OWNERS = {
+    "threshold": "pcp",
+    "mask_label": "pcp",
+    "pseudo_labels": "pcp",
+    "head": "tapt",
+    "pair_separator": "tapt",
+    "cutoff": "self-training",
+    "flex": "self-training",
+}
+"""Settings that one method alone listens to."""
 _UNUSED = ("data", "n", "score", "epochs")
 """Settings of trainings on conversations, which mean nothing here."""
 
@@ -114,8 +125,8 @@ class PipelineSettings:
         default="model",
         metadata=flag(
             _STAGES,
-            "What stands between raw texts of a pair in tapt: the model's own separator, a blank, a line, or apart: "
-            "each is a text by itself.",
+            "What stands between raw texts of a pair in tapt: the model's own separator (of a decoder the end of "
+            "sequence), a blank, a line, or apart: each is a text by itself.",
             str | None,
         ),
     )
@@ -159,14 +170,15 @@ class PipelineSettings:
                 raise InputError(
                     f"--{name.replace('_', '-')} must be at least 0 and below 1, got {getattr(self, name)}"
                 )
+        if self.pretrain_lr is not None and not 0 < self.pretrain_lr < math.inf:
+            raise InputError(f"--pretrain-lr must be above 0, got {self.pretrain_lr}")
         for name in ("shots", "pretrain_steps", "pretrain_batch"):
             least = getattr(self, name)
             if least is not None and least < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {least}")
         if "pseudo-label" in self.skip:
             raise InputError("--skip pseudo-label leaves nothing to pre-train on; give the labels by --pseudo-labels")
-        if self.pseudo_labels is not None and self.method != "pcp":
-            raise InputError(f"--pseudo-labels belongs to --method pcp, not to {self.method}")
+        self._check_owners()
         if not set(self.stages) - {"pseudo-label"}:
             raise InputError(f"--skip {' --skip '.join(self.skip)} leaves nothing of --method {self.method}")
         if self.template == "soft" and self.head_of_last == "cls":
@@ -174,12 +186,26 @@ class PipelineSettings:
                 "--template soft belongs to prompt-based fine-tuning; a classification head has no template"
             )
 
+    def _check_owners(self) -> None:
+        """Check that nothing is said that only other methods listen to."""
+        for each in fields(self):
+            owner = _OWNERS.get(each.name)
+            if owner is not None and owner != self.method and getattr(self, each.name) != each.default:
+                flag_name = f"--{each.name.replace('_', '-')}"
+                raise InputError(f"{flag_name} belongs to --method {owner}, not to {self.method}")
+        for stage in self.skip:
+            if stage not in self._own_stages:
+                raise InputError(f"--skip {stage}: --method {self.method} has no such stage")
+
+    @property
+    def _own_stages(self) -> tuple[str, ...]:
+        return {"tapt": ("pretrain", "fine-tune"), "pcp": STAGES}.get(self.method, ("fine-tune",))
+
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages of this pipeline, in order."""
-        own = {"tapt": ("pretrain", "fine-tune"), "pcp": STAGES}.get(self.method, ("fine-tune",))
         given = ("label-ft", "pseudo-label") if self.pseudo_labels is not None else ()
-        return tuple(stage for stage in own if stage not in (*self.skip, *given))
+        return tuple(stage for stage in self._own_stages if stage not in (*self.skip, *given))
 
     @property
     def last(self) -> str:

@@ -51,9 +51,9 @@ class Corpus:
     stories: Mapping[str, Example]
 
     def record(self) -> dict[str, Any]:
-        """Return what the manifest says of it: how many there are, and a hash of what is learnt from."""
+        """Return what the manifest says of it: how many there are, and a hash of all of them."""
         digest = hashlib.sha256()
-        for each in (*self.labelled, *self.dev, *self.unlabelled):
+        for each in (*self.labelled, *self.dev, *self.unlabelled, *self.test):
             digest.update(json.dumps([each.texts, each.label]).encode() + b"\n")
         counts = {key: len(getattr(self, key)) for key in ("labelled", "dev", "test", "unlabelled")}
         return {**counts, "classes": len({each.label for each in self.labelled}), "sha256": digest.hexdigest()}
@@ -66,7 +66,7 @@ def load_corpus(settings: PipelineSettings, task: ClozeTask) -> Corpus:
         InputError: if something is missing, damaged or too little, a class has no example, or a text that is learnt
             from stands in the test file too.
     """
-    if settings.labelled is None and settings.stages != ("pretrain",):
+    if settings.labelled is None and {"label-ft", "fine-tune"} & set(settings.stages):
         raise InputError("--labelled is missing; give the examples to fine-tune on")
     if settings.needs_unlabelled and settings.unlabelled is None:
         raise InputError(f"--unlabelled is missing, which --method {settings.method} needs")
@@ -88,6 +88,8 @@ def _without_leaks(corpus: Corpus) -> Corpus:
             raise InputError(f"{leaked} of the {len(part)} texts of --{flag} stand in the test data too; take them out")
     kept = [place for place, each in enumerate(corpus.unlabelled) if each.texts not in test]
     leaked = len(corpus.unlabelled) - len(kept)
+    if leaked and not kept:
+        raise InputError(f"all {leaked} texts of --unlabelled stand in the test data too; give others")
     if leaked:
         say(f"{leaked} of {len(corpus.unlabelled)} texts of --unlabelled stand in the test data too and are left out")
     return replace(
@@ -122,7 +124,13 @@ def _files(settings: PipelineSettings, task: ClozeTask) -> Corpus:
     read = {
         key: []
         if source is None
-        else read_texts(source, task, labelled=key != "unlabelled", skip_bad=settings.train.skip_bad)
+        else read_texts(
+            source,
+            task,
+            labelled=key != "unlabelled",
+            skip_bad=settings.train.skip_bad,
+            split={"dev": "validation", "test": "test"}.get(key, "train"),
+        )
         for key, source in sources.items()
     }
     labelled = read["labelled"] if settings.shots is None else _drawn(read["labelled"], settings, task)
@@ -157,6 +165,9 @@ class _Story(NamedTuple):
 
 def _stories(settings: PipelineSettings, task: ClozeTask) -> Corpus:
     """Make stories: the first of each k are labelled, those behind them are not."""
+    for flag, value, instead in (("shots", settings.shots, "labelled"), ("dev", settings.dev, "validation")):
+        if value is not None:
+            raise InputError(f"--{flag} does not go with --task {STEPGAME}, whose stories are made; give --{instead} N")
     labelled, unlabelled = _count("labelled", settings.labelled), _count("unlabelled", settings.unlabelled)
     first = _learnt(settings.train, labelled, task)
     known = {each.text.id for each in first}
@@ -199,8 +210,8 @@ def _story(example: Example, task: ClozeTask) -> _Story:
 def _count(flag: str, value: Any) -> int:
     if value is None:
         return 0
-    if not str(value).isdecimal():
-        raise InputError(f"--{flag} {value}: for the task {STEPGAME!r} it is a number of stories that are made")
+    if not str(value).isdecimal() or not int(value):
+        raise InputError(f"--{flag} {value}: for the task {STEPGAME!r} it is a number of stories that are made, from 1")
     return int(value)
 
 
@@ -269,15 +280,18 @@ class Asker:
             if MASK in each:
                 raise InputError(f"text {text.id} holds {MASK}, which stands for the answer; take it out")
         template = self.task.cloze if self.masked else self.task.causal
-        return self.task.render(template, self._cut(text.texts, self._most - self._frame - SLACK)).strip()
+        return self.task.render(template, self._cut(text, self._most - self._frame - SLACK)).strip()
 
-    def _cut(self, texts: Sequence[str], room: int) -> tuple[str, ...]:
+    def _cut(self, text: Text, room: int) -> tuple[str, ...]:
         """Cut the ends of texts off, the longest one's first, until they have so many tokens together."""
+        texts = text.texts
         encoded = [
             self._tokenizer(each, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             for each in texts
         ]
         keep = [len(each) for each in encoded]
+        if not all(keep):
+            raise InputError(f"text {text.id} holds nothing that this model's tokenizer makes a token of; take it out")
         if sum(keep) <= room:
             return tuple(texts)
         if room < len(texts):

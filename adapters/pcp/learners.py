@@ -39,6 +39,7 @@ __all__ = [
     "classifier",
     "first_tokens",
     "gap_filler",
+    "pair_tokens",
     "predictor",
     "pretrainer",
     "self_trainer",
@@ -113,6 +114,13 @@ class Bench:
         )
 
 
+class _Tokens(NamedTuple):
+    """Tokens of one or two texts, and which of them each is of; empty for models that do not tell."""
+
+    ids: tuple[int, ...]
+    segments: tuple[int, ...]
+
+
 class Labelled(NamedTuple):
     """A text with the class that a model gave it."""
 
@@ -153,10 +161,9 @@ def classifier(bench: Bench, source: BaseModel) -> Learner:
     most = bench.most(bench.corpus.labelled[0].texts)
 
     def row(text: Text) -> Row:
-        encoding = tokenizer(*text.texts, truncation=True, max_length=most)
-        ids = tuple(encoding["input_ids"])
+        ids, segments = pair_tokens(tokenizer, text.texts, most)
         target = 0 if text.label is None else text.label
-        return Row(ids, (target, *[IGNORED] * (len(ids) - 1)), tuple(encoding.get("token_type_ids", ())))
+        return Row(ids, (target, *[IGNORED] * (len(ids) - 1)), segments)
 
     @torch.inference_mode()
     def predict(texts: Sequence[Text]) -> list[list[float]]:
@@ -358,13 +365,25 @@ def first_tokens(bench: Bench, tokenizer: Any, asker: Asker) -> list[int]:
 def _answered(bench: Bench, encoder: Encoder, asker: Asker, each: Labelled) -> Features:
     """Return a question with its label word as answer."""
     prompt = asker.prompt(each.text)
-    messages = (*prompt.messages, Message("assistant", asker.options[each.label]))
-    tokens = encoder.encode(each.text.id, messages, prompt.cue)
-    _check_length(bench, len(tokens.ids), each.text)
-    features = answer_features(tokens, messages)
+    if encoder.tokenizer.chat_template is None:
+        features: Features | None = _completed(encoder.tokenizer, prompt, asker.options, each.label)
+    else:
+        messages = (*prompt.messages, Message("assistant", asker.options[each.label]))
+        features = answer_features(encoder.encode(each.text.id, messages, prompt.cue), messages)
     if features is None:
         raise InputError(f"text {each.text.id}: this model's tokenizer makes no token of its label word")
+    _check_length(bench, len(features.ids), each.text)
     return features
+
+
+def _completed(tokenizer: Any, prompt: Prompt, options: tuple[str, ...], label: int) -> Features:
+    """Return a question that is completed by a word, in the tokens that the harness scores it by."""
+    encoder = PromptEncoder(tokenizer)
+    asked = encoder.encode([prompt])[0]
+    answer = encoder.options(asked, options)[label]
+    end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    weights = (*[0.0] * len(asked.ids), *[1.0] * (len(answer) + len(end)))
+    return Features((*asked.ids, *answer, *end), weights, weights, len(asked.ids))
 
 
 def _check_length(bench: Bench, length: int, text: Text) -> None:
@@ -379,13 +398,13 @@ def _causal_texts(bench: Bench, labelled: Sequence[Labelled] | None) -> list[Fea
         asker, encoder = bench.asker, Encoder(bench.tokenizer)
         return [as_features(_answered(bench, encoder, asker, each).ids) for each in labelled]
     end = [] if bench.tokenizer.eos_token_id is None else [bench.tokenizer.eos_token_id]
-    return [as_features([*ids, *end]) for ids, _ in _raw(bench)]
+    return [as_features([*ids, *end]) for ids, _ in _raw(bench, len(end))]
 
 
 def _masked_texts(bench: Bench, labelled: Sequence[Labelled] | None) -> tuple[list[Row], list[int | None]]:
     """Return texts, and where the label word of each stands."""
     if labelled is None:
-        rows = [Row(tuple(ids), (), segments) for ids, segments in _raw(bench)]
+        rows = [Row(ids, (), segments) for ids, segments in _raw(bench)]
         return rows, [None] * len(rows)
     asker = bench.asker
     words = [ids[0] for ids in option_ids(bench.tokenizer, asker.options)]
@@ -398,18 +417,35 @@ def _masked_texts(bench: Bench, labelled: Sequence[Labelled] | None) -> tuple[li
     return rows, list(places)
 
 
-def _raw(bench: Bench) -> list[tuple[Sequence[int], tuple[int, ...]]]:
-    """Return the tokens of the raw unlabelled texts, and which text of a pair each is of."""
-    tokenizer, kind = bench.tokenizer, bench.settings.pair_separator
+def _raw(bench: Bench, less: int = 0) -> list[_Tokens]:
+    """Return the tokens of the raw unlabelled texts, so many less than they may be."""
+    kind = bench.settings.pair_separator
     found = []
     for text in bench.corpus.unlabelled:
-        most = bench.most(text.texts)
+        most = bench.most(text.texts) - less
         joined = {"blank": [" ".join(text.texts)], "line": ["\n".join(text.texts)], "apart": list(text.texts)}.get(kind)
         for each in [text.texts] if joined is None else [(one,) for one in joined]:
-            encoding = tokenizer(*each, truncation=True, max_length=most)
-            segments = tuple(encoding.get("token_type_ids", ())) if len(each) > 1 else ()
-            found.append((encoding["input_ids"], segments))
+            ids, segments = pair_tokens(bench.tokenizer, each, most)
+            found.append(_Tokens(ids, segments if len(each) > 1 else ()))
     return found
+
+
+def pair_tokens(tokenizer: Any, texts: Sequence[str], most: int) -> _Tokens:
+    """Return the tokens of a text, or of a pair with the model's own separator: a decoder's is its end of sequence.
+
+    Args:
+        tokenizer: the model's.
+        texts: one, or two.
+        most: tokens that there may be; the longer text is cut first.
+    """
+    encoding = tokenizer(*texts, truncation=True, max_length=most)
+    owners = encoding.sequence_ids()
+    border = owners.index(1) if 1 in owners else 0
+    if border and owners[border - 1] == 0 and tokenizer.eos_token_id is not None:
+        encoding = tokenizer(*texts, truncation=True, max_length=most - 1)
+        ids, border = encoding["input_ids"], encoding.sequence_ids().index(1)
+        return _Tokens((*ids[:border], tokenizer.eos_token_id, *ids[border:]), ())
+    return _Tokens(tuple(encoding["input_ids"]), tuple(encoding.get("token_type_ids", ())))
 
 
 def _thinned(text: str, draw: np.random.Generator) -> str:

@@ -8,6 +8,7 @@ model ask its questions by ``stepgame run``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
@@ -33,7 +34,7 @@ from adapters.pcp.learners import (
     pretrainer,
     self_trainer,
 )
-from adapters.pcp.stage import MODEL, accuracy, model_of, perform_stage
+from adapters.pcp.stage import MODEL, accuracy, finished, model_of, perform_stage, write_mark
 from adapters.pcp.tasks import STEPGAME, load_task
 from adapters.processes import is_first, join, processes, share, wait
 from adapters.store import write_adapter
@@ -48,7 +49,7 @@ from harness.provenance import git_state, hardware, versions
 from stepgame.errors import InputError
 from stepgame.files import write_text
 
-__all__ = ["PSEUDO_LABELS", "QUESTIONS", "perform_pipeline"]
+__all__ = ["PSEUDO_LABELS", "QUESTIONS", "make_bench", "perform_pipeline"]
 
 PSEUDO_LABELS = "pseudo_labels.jsonl"
 QUESTIONS, PROMPT = "questions.jsonl", "prompt.toml"
@@ -83,7 +84,7 @@ def perform_pipeline(settings: PipelineSettings, command: Sequence[str]) -> Adap
     if processes() > 1 and settings.method == "self-training":
         raise InputError("self-training keeps what it is sure of in one process; start it without a launcher")
     quiet_transformers()
-    bench = _bench(settings)
+    bench = make_bench(settings)
     join(place_of(train)[0])
     with only_writer(folder) as training:
         if not bench.base.content_hash:
@@ -92,6 +93,10 @@ def perform_pipeline(settings: PipelineSettings, command: Sequence[str]) -> Adap
             digest = checkpoint_hash(bench.base.source, bench.base.revision)
             bench = replace(bench, base=replace(bench.base, content_hash=digest))
         going_on = resumed_manifest(training, folder, _manifest(bench, command), train, _SAME)
+        if is_first() and not going_on:
+            # Questions of an earlier task, which a pipeline without a test file would not write over.
+            for name in (QUESTIONS, PROMPT):
+                (folder / name).unlink(missing_ok=True)
         # The first process may be clearing the folder.
         wait()
         if going_on and (folder / ADAPTER_FILE).exists():
@@ -104,8 +109,15 @@ def perform_pipeline(settings: PipelineSettings, command: Sequence[str]) -> Adap
     return read_adapter(folder)
 
 
-def _bench(settings: PipelineSettings) -> Bench:
-    """Read everything that a pipeline begins with, and check that it fits together."""
+def make_bench(settings: PipelineSettings) -> Bench:
+    """Read everything that a pipeline begins with but weights, and check that it fits together.
+
+    Args:
+        settings: of the pipeline.
+
+    Raises:
+        InputError: if it does not.
+    """
     train = settings.train
     task = load_task(settings.task)
     request = parse_model(train.model, dtype=train.dtype, device=train.device)
@@ -156,12 +168,22 @@ def _manifest(bench: Bench, command: Sequence[str]) -> dict[str, Any]:
         "task": bench.task.record(),
         "base": bench.base.record(),
         "settings": plain,
-        "data": bench.corpus.record(),
+        "data": {**bench.corpus.record(), "pseudo_labels_sha256": _given_labels(bench.settings)},
         "versions": versions(),
         "hardware": hardware(torch.cuda.get_device_name() if torch.cuda.is_available() else None),
         "git": git_state(),
         "command": list(command),
     }
+
+
+def _given_labels(settings: PipelineSettings) -> str | None:
+    """Return the hash of pseudo-labels that are given; None where none are."""
+    if settings.pseudo_labels is None:
+        return None
+    try:
+        return hashlib.sha256(Path(settings.pseudo_labels).read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"--pseudo-labels {settings.pseudo_labels!r} cannot be read: {error.strerror}") from None
 
 
 def _perform(bench: Bench, training: Path) -> dict[str, dict[str, Any]]:
@@ -178,8 +200,8 @@ def _perform(bench: Bench, training: Path) -> dict[str, dict[str, Any]]:
             lambda: gap_filler(bench, source),
             lambda learner: _write_labels(bench, learner, training),
         )
-    if "pseudo-label" in folders and "label-ft" not in folders and not (training / PSEUDO_LABELS).exists():
-        marks["pseudo-label"] = _label_as_it_is(bench, training)
+    if "pseudo-label" in folders and "label-ft" not in folders:
+        marks["pseudo-label"] = finished(folders["pseudo-label"]) or _label_as_it_is(bench, folders["pseudo-label"])
         wait()
     if settings.method == "pcp" and "pretrain" in folders:
         labelled = _read_labels(bench, Path(settings.pseudo_labels or training / PSEUDO_LABELS))
@@ -212,7 +234,9 @@ def _write_labels(bench: Bench, learner: Learner, training: Path) -> dict[str, A
     lines: list[dict[str, Any]] = []
     for text, each in zip(corpus.unlabelled, found, strict=True):
         best = max(range(len(each)), key=each.__getitem__)
-        lines.append({"id": text.id, "class": best, "word": options[best], "confidence": round(each[best], 6)})
+        confidence = round(each[best], 6)
+        label = {"id": text.id, "class": best, "word": options[best], "confidence": confidence}
+        lines.append({**label, "text_sha256": text.sha256})
     if is_first():
         write_text(training / PSEUDO_LABELS, "".join(json.dumps(line) + "\n" for line in lines))
     least = bench.settings.threshold
@@ -229,11 +253,16 @@ def _write_labels(bench: Bench, learner: Learner, training: Path) -> dict[str, A
     }
 
 
-def _label_as_it_is(bench: Bench, training: Path) -> dict[str, Any]:
+def _label_as_it_is(bench: Bench, folder: Path) -> dict[str, Any]:
     """Label by the model before any training."""
     model, asker = bench.load(bench.base), bench.asker
     predict = predictor(model, bench.tokenizer, asker, bench)
-    return _write_labels(bench, Learner(None, model, bench.tokenizer, (), (), None, predict, asker), training)
+    learner = Learner(None, model, bench.tokenizer, (), (), None, predict, asker)
+    mark = _write_labels(bench, learner, folder.parent)
+    if is_first():
+        folder.mkdir(exist_ok=True)
+        write_mark(folder, mark)
+    return mark
 
 
 def _read_labels(bench: Bench, path: Path) -> list[Labelled]:
@@ -242,22 +271,23 @@ def _read_labels(bench: Bench, path: Path) -> list[Labelled]:
     Raises:
         InputError: if they are not of these texts, or none is left.
     """
-    if not path.is_file():
-        raise InputError(f"--pseudo-labels {str(path)!r} does not exist")
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        labels = {line["id"]: (int(line["class"]), float(line["confidence"])) for line in lines}
+        # By what a text says, for files of different tasks name and number their texts alike.
+        labels = {str(line["text_sha256"]): (int(line["class"]), float(line["confidence"])) for line in lines}
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected JSON lines with id, class and confidence: {error!r}") from None
+        raise InputError(
+            f"{path}: expected JSON lines with class, confidence and text_sha256, as a pipeline writes them: {error!r}"
+        ) from None
     unlabelled = bench.corpus.unlabelled
-    missing = sum(text.id not in labels for text in unlabelled)
+    missing = sum(text.sha256 not in labels for text in unlabelled)
     if missing:
         raise InputError(f"{path} has no label for {missing} of the {len(unlabelled)} texts of --unlabelled")
-    wrong = next((name for name, (label, _) in labels.items() if not 0 <= label < len(bench.task.words)), None)
+    wrong = next((label for label, _ in labels.values() if not 0 <= label < len(bench.task.words)), None)
     if wrong is not None:
-        raise InputError(f"{path}: the class of {wrong!r} is none of the task {bench.task.name!r}")
+        raise InputError(f"{path}: class {wrong} is none of the task {bench.task.name!r}")
     least = bench.settings.threshold
-    kept = [Labelled(text, labels[text.id][0]) for text in unlabelled if labels[text.id][1] >= least]
+    kept = [Labelled(text, labels[text.sha256][0]) for text in unlabelled if labels[text.sha256][1] >= least]
     if not kept:
         raise InputError(f"no pseudo-label is as confident as --threshold {least}; lower it")
     return kept

@@ -29,7 +29,7 @@ from adapters.training import (
 from harness.progress import say
 from stepgame.files import atomic_folder, write_text
 
-__all__ = ["MODEL", "accuracy", "finished", "model_of", "perform_stage"]
+__all__ = ["MODEL", "accuracy", "finished", "model_of", "perform_stage", "write_mark"]
 
 MODEL, DONE = "model", "stage.json"
 LR = 2e-5
@@ -66,6 +66,8 @@ def perform_stage(
     own, dev = _settings(bench, name), bench.corpus.dev
     going_on = last_checkpoint(folder) if (folder / CHECKPOINTS).exists() else None
     predict = learner.predict
+    if own.gradient_checkpointing:
+        learner.model.gradient_checkpointing_enable({"use_reentrant": False})
     if own.shard:
         shard(learner.module, learner.model, place_of(own)[0])
     trainer = make_trainer(
@@ -92,7 +94,7 @@ def perform_stage(
         with atomic_folder(folder / MODEL) as made:
             files = save_checkpoint(learner.model, learner.tokenizer, made)
         mark = {**training_result(trainer, seconds), "files": files, **more}
-        write_text(folder / DONE, json.dumps(mark, indent=2) + "\n")
+        write_mark(folder, mark)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     wait()
     return finished(folder) or {}
@@ -105,6 +107,11 @@ def finished(folder: Path) -> dict[str, Any] | None:
         return None
     mark: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return mark
+
+
+def write_mark(folder: Path, mark: Mapping[str, Any]) -> None:
+    """Write a stage's mark, which says that it is done."""
+    write_text(folder / DONE, json.dumps(mark, indent=2) + "\n")
 
 
 def model_of(base: BaseModel, folder: Path) -> BaseModel:

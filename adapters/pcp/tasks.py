@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -60,9 +61,13 @@ class ClozeTask:
         """
         if self.middle is not None:
             try:
-                return int(float(label) >= self.middle)
+                value = float(label)
             except ValueError:
-                raise InputError(f"{where}: expected a number as label, got {label!r}") from None
+                value = math.nan
+            # Below zero are the marks of public data for labels that are kept back.
+            if not 0 <= value < math.inf:
+                raise InputError(f"{where}: expected a number from 0 up as label, got {label!r}")
+            return int(value >= self.middle)
         for place, names in enumerate(self.labels):
             if label in names:
                 return place

@@ -53,8 +53,8 @@ def main(words: Sequence[str] | None = None) -> int:
         data = few_shot_data(options.work / "data", scale, files, task, seed, dry_run=options.dry_run)
         for name, (template, meanings) in templates.items():
             file = options.work / f"{name.replace(' ', '-')}.toml"
-            if not options.dry_run:
-                write_task(file, template, meanings)
+            # Where commands are only shown as well: they name it.
+            write_task(file, template, meanings)
             for method, key in METHODS.items():
                 settings = {**scale.settings(seed, model), **data.settings(), "task": file, "method": key}
                 training = Planned(f"{file.stem}-{seed}-{key}", "pcp", settings)

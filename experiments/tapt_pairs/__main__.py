@@ -32,7 +32,7 @@ from experiments.few_shot import (
 from stepgame.errors import InputError
 
 TASKS = ("mrpc", "rte")
-SCALES = scales(TASKS, cpu_seeds=(13, 21), paper_tokens=256)
+SCALES = scales(TASKS, cpu_seeds=(13, 21))
 NONE = "none"
 SEPARATORS = ("model", "blank", "line", "apart")
 LIKENESS = ("alike", "unlike")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from harness.models.base import ModelRequest, Verb
 from stepgame.errors import InputError, require
 
-__all__ = ["Architecture", "architecture_of", "check_engine", "kind_of"]
+__all__ = ["Architecture", "architecture_of", "check_engine", "kind_of", "positions_of"]
 
 Architecture = Literal["masked", "classifier", "encoder", "generative"]
 """A masked language model; a model with a classification head; an encoder with neither; anything that writes text."""
@@ -29,6 +29,28 @@ def kind_of(names: Sequence[str]) -> Architecture:
         return "classifier"
     writes = ("CausalLM", "LMHead", "ConditionalGeneration")
     return "generative" if not names or any(word in each for each in names for word in writes) else "encoder"
+
+
+_OFFSET = frozenset(
+    (
+        *("camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet"),
+        *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"),
+    )
+)
+"""Kinds of models that count positions from behind the padding's id on."""
+
+
+def positions_of(config: Any) -> int | None:
+    """Return how many tokens a model takes at most; None where there is no such bound.
+
+    Args:
+        config: of transformers.
+    """
+    own = config.get_text_config(decoder=True)
+    found = getattr(own, "max_position_embeddings", None)
+    if found is None:
+        return None
+    return int(found) - (int(own.pad_token_id) + 1 if own.model_type in _OFFSET else 0)
 
 
 def architecture_of(request: ModelRequest) -> Architecture:

@@ -26,6 +26,7 @@ from harness.models.adapters import (
     model_source,
     say_beyond_reach,
 )
+from harness.models.architecture import positions_of
 from harness.models.base import (
     BackendError,
     Completion,
@@ -253,7 +254,7 @@ class HFModel:
 
     @property
     def _positions(self) -> int | None:
-        return getattr(self._model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        return positions_of(self._model.config)
 
     def _too_long(self, prompts: Sequence[Sequence[int]], room: Sequence[int]) -> list[Any]:
         limit, rows = self._positions, len(self._inputs.rows)

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from harness.models.adapters import model_source
+from harness.models.architecture import positions_of
 from harness.models.base import MASK, Completion, Failure, Identity, ModelRequest, Prompt, Sampling, Scores
 from harness.models.builtin import checkpoint_hash, quiet_transformers
 from harness.models.chat import load_tokenizer, plain_text, unloadable
@@ -111,7 +112,7 @@ class MaskedModel:
 
     def choose(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[Scores | Failure]:
         """Score the options in the mask's place; see this module's description."""
-        limit = getattr(self._model.config, "max_position_embeddings", None)
+        limit = positions_of(self._model.config)
         asked: list[list[list[_Probe]] | Failure] = []
         for prompt, texts in zip(prompts, options, strict=True):
             tokens = option_ids(self._tokenizer, texts)
