@@ -75,10 +75,11 @@ def rescore(path: RunArgument) -> None:
 
 def _show(run: Run) -> None:
     """Print accuracies by k and where the run lies."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from stepgame.terminal import PlainConsole
+
+    console = PlainConsole()
     if run.results is None:
         console.print(f"{run.path} is unfinished; go on with: stepgame resume {run.path}", soft_wrap=True)
         return
@@ -107,10 +108,10 @@ def _show(run: Run) -> None:
 
 def _show_suite(name: str, rows: Sequence[SuiteRow]) -> None:
     """Print the figures of a suite's tasks, and their mean."""
-    from rich.console import Console
     from rich.table import Table
 
     from harness.suite import mean_value
+    from stepgame.terminal import PlainConsole
 
     table = Table("task", "metric", "value", "n", "errors", title=name)
     for row in rows:
@@ -119,7 +120,7 @@ def _show_suite(name: str, rows: Sequence[SuiteRow]) -> None:
     if mean is not None:
         table.add_section()
         table.add_row("mean", "", _number(mean))
-    Console(highlight=False).print(table)
+    PlainConsole().print(table)
 
 
 def _number(value: float | None) -> str:

@@ -169,9 +169,9 @@ def _show_kinds(console: Console, runs: Sequence[RunSummary]) -> None:
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from stepgame.terminal import PlainConsole
 
-    return Console(highlight=False, markup=False)
+    return PlainConsole()
 
 
 def _table(title: str, *columns: str) -> Table:

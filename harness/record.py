@@ -27,7 +27,7 @@ from stepgame.files import atomic_path, write_text
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMAT", "MANIFEST", "RESULTS", "SAMPLES", "Run", "RunFolder", "load_run", "read_json"]
+__all__ = ["FORMAT", "MANIFEST", "RESULTS", "SAMPLES", "Run", "RunFolder", "hash_of_prompt", "load_run", "read_json"]
 
 FORMAT = 1
 """Version of the run folder's layout; raised when a reader of the old one would misread the new one."""
@@ -254,6 +254,11 @@ def _dump(line: Mapping[str, Any]) -> str:
 
 def _pretty(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+
+
+def hash_of_prompt(prompt: str | list[dict[str, str]]) -> str:
+    """Return a sample's ``prompt_sha256``: of the text that the model read, or of the messages that a server got."""
+    return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,8 +7,6 @@ frozen in its manifest before the first question.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -22,12 +20,12 @@ from harness.models.registry import load_model
 from harness.plan import Plan, check_same, make_plan, manifest_of, plan_of, warn_of_versions
 from harness.progress import Progress
 from harness.provenance import command_line, redacted
-from harness.record import MANIFEST, SAMPLES, Run, RunFolder, load_run
+from harness.record import MANIFEST, SAMPLES, Run, RunFolder, hash_of_prompt, load_run
 from harness.settings import RunSettings, Settings
 from harness.task import Example, Measured, Task
 from stepgame.errors import InputError, StepGameError
 
-__all__ = ["TooManyErrorsError", "evaluate", "perform", "rescore", "resume"]
+__all__ = ["TooManyErrorsError", "evaluate", "perform", "plan_to_judge", "rescore", "resume"]
 
 LM_EVAL = "lm-eval:"
 """What the name of a task of lm-evaluation-harness begins with."""
@@ -131,6 +129,19 @@ def resume(path: str | Path, *, max_errors: int | None = None) -> Run:
         return _execute(plan, record, keep=True)
 
 
+def plan_to_judge(run: Run) -> Plan:
+    """Rebuild a run's plan to judge its recorded replies; the model and its adapter may be gone.
+
+    Raises:
+        InputError: if the run is lm-eval's, its manifest is incomplete, or its data can no longer be made.
+    """
+    if run.manifest["task"]["name"].startswith(LM_EVAL):
+        raise InputError(f"{run.path}: lm-eval judges the answers to its own tasks; there is nothing to judge again")
+    plan = plan_of(run.manifest, to_ask=False)
+    check_same(run.manifest, plan.record(), {"task.data_sha256": "the data"}, run.path)
+    return plan
+
+
 def rescore(path: str | Path) -> Run:
     """Judge a run's recorded replies again by the present rules, without a model.
 
@@ -145,11 +156,8 @@ def rescore(path: str | Path) -> Run:
     Raises:
         InputError: if it is no run folder, or its data can no longer be made.
     """
-    frozen = load_run(path).manifest
-    if frozen["task"]["name"].startswith(LM_EVAL):
-        raise InputError(f"{path}: lm-eval judges the answers to its own tasks; there is nothing to judge again")
-    plan = plan_of(frozen, to_ask=False)
-    check_same(frozen, plan.record(), {"task.data_sha256": "the data"}, Path(path))
+    old = load_run(path)
+    plan = plan_to_judge(old)
     examples = {example.id: example for example in plan.task.examples}
     with RunFolder(Path(path)) as record:
         was_finished = load_run(path).results is not None
@@ -161,7 +169,7 @@ def rescore(path: str | Path) -> Run:
             lines[-1]["seconds"] += lost
         record.unfinish()
         record.replace_samples(lines)
-        record.write_manifest({**frozen, "extraction": plan.extraction})
+        record.write_manifest({**old.manifest, "extraction": plan.extraction})
         if was_finished:
             record.finish(_results(plan, record))
     return load_run(path)
@@ -269,7 +277,7 @@ def _line(plan: Plan, prompt: Prompt, rendered: str | None, reply: Reply) -> dic
     line: dict[str, Any] = {
         "id": example.id,
         "k_hop": example.k_hop,
-        "prompt_sha256": hashlib.sha256(json.dumps(text).encode()).hexdigest(),
+        "prompt_sha256": hash_of_prompt(text),
         "prompt": text,
         "options": list(example.options),
         "gold": example.gold,

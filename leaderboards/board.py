@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from leaderboards.rules import row_faults
-from leaderboards.schema import IDENTITY, SCHEMA, header, hops_of_header, row_of
+from leaderboards.schema import SCHEMA, header, hops_of_header, measured, row_of
 from stepgame.errors import InputError
 from stepgame.files import atomic_path
 
@@ -52,7 +52,7 @@ class Row:
     def identity(self) -> tuple[str, ...]:
         """What was measured; see `leaderboards.schema.IDENTITY`."""
         named = () if self.cells["model_hash"] else (self.cells["model"], self.cells["revision"])
-        return (*named, *(self.cells[name] for name in IDENTITY))
+        return (*named, *measured(self.cells))
 
     def __str__(self) -> str:
         """Name the row for people."""
@@ -230,12 +230,12 @@ def _check_header(path: Path, names: list[str]) -> tuple[int, ...]:
     for position, wanted in enumerate(expected):
         found = names[position] if position < len(names) else None
         if found != wanted:
-            said = "missing" if found is None else repr(found)
+            said = "missing" if found is None else repr(found[:40])
             raise InputError(
                 f"{path} is not a board of schema {SCHEMA}: column {position + 1} is {said}, "
                 f"expected {wanted!r}; publish to another file, or move this one away"
             )
-    extra = ", ".join(repr(name) for name in names[len(expected) :])
+    extra = ", ".join(repr(name[:40]) for name in names[len(expected) :][:10])
     raise InputError(f"{path} is not a board of schema {SCHEMA}: it has the columns {extra} besides")
 
 

@@ -1,4 +1,4 @@
-"""The verb ``board``: ``check``, ``verify`` and ``page``."""
+"""The verb ``board``: ``check``, ``verify``, ``page`` and ``data``."""
 
 from __future__ import annotations
 
@@ -36,17 +36,21 @@ def check(board: BoardOption = BOARD, published: PublishedOption = PUBLISHED) ->
 def verify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", show_default=False)],
     board: BoardOption = BOARD,
+    allow_files: Annotated[
+        bool,
+        typer.Option("--allow-files", help="Open the files that the run names: a bank, names, stories of a file."),
+    ] = False,
 ) -> None:
     """Make a run's row again from its answers, and say whether it is the board's."""
     from leaderboards.verify import verify
 
-    found = verify(run, board)
+    found = verify(run, board, allow_files=allow_files)
     if found.line is None:
         typer.echo(f"{board} has no row of this measurement: {found.row}, data {found.row.cells['data_sha256'][:12]}")
     elif found.holds:
         typer.echo(
             f"{board}, line {found.line}: is this run's row ({found.row}, n {found.row.cells['n']}, "
-            f"mean {found.row.cells['mean']}); every answer was judged again"
+            f"mean {found.row.cells['mean']}); every prompt was checked and every answer judged again"
         )
     else:
         for name, (there, here) in found.differences.items():
@@ -78,5 +82,19 @@ def page(
         typer.echo(note)
 
 
-board: dict[str, Callable[..., None]] = {"check": check, "verify": verify, "page": page}
+def data(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A set of leaderboards/data.toml: stepgame-v1-official, ...")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the file NAME.jsonl.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
+) -> None:
+    """Make a named set of stories again, check its hash, and write it as JSON lines."""
+    from leaderboards.data import write_set
+
+    path, stories = write_set(name, out, overwrite=overwrite)
+    typer.echo(f"{name}: {stories:,} stories, of the hash that data.toml has: {path}")
+
+
+board: dict[str, Callable[..., None]] = {"check": check, "verify": verify, "page": page, "data": data}
 """What ``stepgame board`` can do, by name."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from leaderboards.board import Board
+from leaderboards.board import Board, sha256_of
 from leaderboards.published import published_faults, read_published
 from stepgame.errors import InputError
 
@@ -40,7 +41,9 @@ class Checked(NamedTuple):
 
 
 def check_board(path: Path) -> Checked:
-    """Check a board of our own: its form, every row's figures, and that the commits it names are there.
+    """Check a board of our own: its form, every row's figures, and that the commits and answers it names are there.
+
+    Answers are looked for in the folder ``runs`` beside the file; a board without such a folder keeps them elsewhere.
 
     Args:
         path: the CSV file.
@@ -65,7 +68,19 @@ def check_board(path: Path) -> Checked:
         found += [
             Finding(f"{path}, line {commits[each]}", f"commit {each[:12]} is not in this repository") for each in lost
         ]
-    return Checked(len(board.rows), found, notes)
+    return Checked(len(board.rows), found + list(_without_answers(path, board)), notes)
+
+
+def _without_answers(path: Path, board: Board) -> Iterator[Finding]:
+    """Yield rows whose answers no run folder beside the board holds."""
+    runs = path.resolve().parent / "runs"
+    if not runs.is_dir():
+        return
+    there = {sha256_of(samples) for samples in runs.glob("*/samples.jsonl")}
+    for place, row in enumerate(board.rows):
+        if (answers := row.cells["samples_sha256"]) not in there:
+            what = f"no folder in runs/ beside it has its answers (samples_sha256 {answers[:12]}); put the run there"
+            yield Finding(f"{path}, line {board.line(place)}", what)
 
 
 def check_published(path: Path) -> Checked:

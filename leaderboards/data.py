@@ -9,9 +9,12 @@ from __future__ import annotations
 import tomllib
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["PublishedData", "StorySet", "name_of", "published_data", "story_sets"]
+from stepgame.errors import InputError, unknown_name
+
+__all__ = ["PublishedData", "StorySet", "name_of", "published_data", "story_sets", "write_set"]
 
 
 class StorySet(NamedTuple):
@@ -64,3 +67,38 @@ def published_data() -> dict[str, PublishedData]:
 def name_of(sha256: str) -> str | None:
     """Return the name of the set of stories with this hash; None for any other."""
     return next((each.name for each in story_sets().values() if each.sha256 == sha256), None)
+
+
+def write_set(name: str, out: Path, *, overwrite: bool = False) -> tuple[Path, int]:
+    """Make a named set of stories again, and write it as JSON lines if it has the hash of its name.
+
+    Args:
+        name: one of `story_sets`.
+        out: folder for ``NAME.jsonl``.
+        overwrite: whether a file of that name may be replaced.
+
+    Returns:
+        The file, and how many stories it holds.
+
+    Raises:
+        InputError: if there is no such set, the generator gives other stories now, or the file is there already.
+    """
+    from stepgame.formats import write
+    from stepgame.generate import generate
+
+    if name not in story_sets():
+        raise unknown_name("set of stories", name, story_sets())
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file; expected a folder")
+    target = out / f"{name}.jsonl"
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} is there already; use --overwrite to replace it")
+    wanted = story_sets()[name]
+    settings = dict(wanted.settings)
+    stories = generate(settings.pop("hops"), settings.pop("per_hop"), **settings)
+    if stories.sha256() != wanted.sha256:
+        raise InputError(
+            f"{name}: this version makes other stories (hash {stories.sha256()[:16]}, data.toml has "
+            f"{wanted.sha256[:16]}); make it with the version that its rows name"
+        )
+    return write(stories, target), len(stories)

@@ -15,7 +15,15 @@ from leaderboards.board import Board, sha256_of
 from leaderboards.markup import page, table, text
 from leaderboards.parts import KIND_KEY, kinds_of_row, kinds_table, percent
 from leaderboards.published import CONFIDENCE, read_published
-from leaderboards.rankings import Entry, Ranking, measured_rankings, noise_pairs, published_rankings
+from leaderboards.rankings import (
+    Entry,
+    Ranking,
+    asked_how,
+    measured_rankings,
+    noise_pairs,
+    published_rankings,
+    system_of,
+)
 from leaderboards.run_page import CHANCE, run_page
 from leaderboards.schema import STANDARD_HOPS
 from leaderboards.svg import Series, accuracy_figure, strip
@@ -147,7 +155,8 @@ def _index(rankings: Sequence[Ranking], rows: Sequence[dict[str, str]], links: d
         '<h2 id="curves">Accuracy over k</h2>',
         "<p>One plot for each version of the data. Bars are 95 % Wilson intervals; a point without one comes from a "
         "source that does not say how many stories were asked. Press a name to hide its curve or to show it; "
-        f"of more than {_MANY} curves a plot begins with the best of each system.</p>",
+        f"of more than {_MANY} curves a plot begins with the best of each system. Figures that are unverified or "
+        "cannot be ranked are drawn on request, by the box above the table.</p>",
         f'<div class="panels">{"".join(_curves(rankings)) or "<p>No curve yet.</p>"}</div>',
         '<h2 id="mistakes">Kinds of mistake</h2>',
         *_mistakes(rankings, links),
@@ -168,13 +177,15 @@ def _filters(rankings: Sequence[Ranking]) -> str:
         f'<label>Data<select id="data"><option value="">all versions</option>{options}</select></label>'
         '<label>Origin<select id="origin"><option value="">all</option><option value="measured">measured here</option>'
         '<option value="published">published by others</option></select></label>'
-        '<label class="check"><input type="checkbox" id="unsure">Plot unverified figures too</label>'
+        '<label class="check"><input type="checkbox" id="unsure">Plot unverified and unranked figures too</label>'
         '<p id="count" role="status" class="soft"></p></div>'
     )
 
 
 _MANY = 8
 """Curves beyond which a plot begins with the best of each system."""
+
+_UNRANKED = "these rows need not be about the same stories"
 
 
 def _board_table(rankings: Sequence[Ranking], links: dict[int, str]) -> str:
@@ -190,7 +201,7 @@ def _board_table(rankings: Sequence[Ranking], links: dict[int, str]) -> str:
     groups = []
     for each in rankings:
         origin = "measured" if each.measured else "published"
-        said = "" if each.ranked else " Not ranked: these rows need not be about the same stories."
+        said = "" if each.ranked else f" Not ranked: {_UNRANKED}."
         who = "measured here" if each.measured else "published"
         title = f"{text(each.title)}, {who} <small>{text(each.about)}.{said}</small>"
         ranked = "yes" if each.ranked else "no"
@@ -258,10 +269,10 @@ def _source(cells: dict[str, str]) -> str:
 
 
 def _curves(rankings: Sequence[Ranking]) -> Iterator[str]:
-    """Yield one plot a ranking that has a curve; rankings with unsure figures only appear on request."""
+    """Yield one plot a ranking that has a curve; those of unsure figures alone, or unranked, appear on request."""
     for each in rankings:
         shown = [entry for entry in each.entries if len(entry.points) > 1]
-        if not shown or not each.ranked:
+        if not shown:
             continue
         best: dict[str, Entry] = {}
         for entry in sorted(shown, key=_average, reverse=True):
@@ -275,8 +286,10 @@ def _curves(rankings: Sequence[Ranking]) -> Iterator[str]:
         curves.sort(key=lambda one: (not one.drawn, not one.sure))
         chance = CHANCE if not each.measured or each.entries[0].cells["task"] == "stepgame" else None
         origin = "measured here" if each.measured else "published"
-        drawn = accuracy_figure(each.name, f"{each.title} ({origin})", each.about, curves, chance)
-        yield drawn if any(one.sure for one in curves) else f'<div class="unsure">{drawn}</div>'
+        about = each.about if each.ranked else f"{each.about}; {_UNRANKED}, and curves cannot be compared"
+        drawn = accuracy_figure(each.name, f"{each.title} ({origin})", about, curves, chance)
+        wanted = each.ranked and any(one.sure for one in curves)
+        yield drawn if wanted else f'<div class="unsure">{drawn}</div>'
 
 
 def _average(entry: Entry) -> float:
@@ -316,7 +329,7 @@ def _noise(rows: Sequence[dict[str, str]], links: dict[int, str]) -> Iterator[st
         low, high = sorted((before, after))
         said = f"{percent(before)} without noise, {percent(after)} with noise"
         bar = strip([(low, max(high, low + 0.004), 0 if after >= before else 1)], said)
-        name = f"{noisy['model']} ({noisy['prompt']}, {noisy['score']})"
+        name = f"{system_of(noisy)} ({asked_how(noisy)})"
         cells = [_linked(noisy, links, name), text(noisy["protocol"]), bar, percent(before), percent(after)]
         lines.append([*cells, f"{100 * (after - before):+.1f}"])
     if lines:

@@ -1,18 +1,21 @@
 """Which rows may stand beside one another: a ranking is the rows on one set of stories, and nothing else.
 
 Measured rows share a ranking when the hash of their stories is the same. Published figures have no hashes; they share
-one when data version, noise and split are the same words. Original, regenerated and corrected data, clean and noisy
+one when data version, noise and split are the same words, and where noise is not stated only within one source, which
+may be trusted to have asked all of its systems the same. Original, regenerated and corrected data, clean and noisy
 stories, measured and published rows thereby never meet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from leaderboards.data import published_data, story_sets
 from leaderboards.published import Figure
-from leaderboards.schema import IDENTITY, hops_of_header
+from leaderboards.schema import IDENTITY, deciding, hops_of_header, measured, settings_of
 from leaderboards.svg import Point
 
 __all__ = [
@@ -90,18 +93,48 @@ def asked_how(cells: dict[str, str]) -> str:
     return f"{cells['prompt']}, {cells['score']}"
 
 
+_FURTHER = (
+    "model_args",
+    "dtype",
+    "backend",
+    "sampling",
+    "revision",
+    "adapter_hash",
+    "model_hash",
+    "extraction",
+    "prompt_sha256",
+    "n",
+)
+"""What may tell rows of one name apart; of a ``backend``'s arguments only those that decide answers."""
+
+
 def _told_apart(entries: Sequence[Entry]) -> list[Entry]:
     """Add to rows of one name the settings in which they differ."""
-    further = ("model_args", "dtype", "backend", "sampling", "revision", "adapter_hash", "model_hash", "n")
-    labels = [entry.label for entry in entries]
     told = []
     for entry in entries:
         twins = [other for other in entries if other.label == entry.label]
-        differ = [name for name in further if len({other.cells.get(name, "") for other in twins}) > 1]
-        extra = [("n " if name == "n" else "") + entry.cells[name][:40] for name in differ if entry.cells[name]]
-        alike = labels.count(entry.label) > 1
-        told.append(replace(entry, how=", ".join([entry.how, *filter(None, extra)])) if alike else entry)
+        extra = [said for name in _FURTHER for said in _differing(name, entry, twins)]
+        told.append(replace(entry, how=", ".join(filter(None, [entry.how, *extra]))) if len(twins) > 1 else entry)
     return told
+
+
+def _differing(name: str, entry: Entry, twins: Sequence[Entry]) -> Iterator[str]:
+    """Yield what a row has in a column and some twin has not; of a block of settings those settings alone."""
+    found = [_settings(name, other.cells) for other in twins]
+    for key, value in _settings(name, entry.cells).items():
+        if any(other.get(key) != value for other in found):
+            shown = value if isinstance(value, str) else json.dumps(value)
+            yield f"{key} {shown[:40]}".strip()
+
+
+def _settings(name: str, cells: dict[str, str]) -> dict[str, Any]:
+    """Return what a column holds, by the name that a label has for it; most say enough without one."""
+    text = cells.get(name, "")
+    if not text:
+        return {}
+    if name == "model_args":
+        return deciding(cells)
+    return settings_of(text) if name == "sampling" else {"n" if name == "n" else "": text}
 
 
 def describe_data(cells: dict[str, str]) -> str:
@@ -167,14 +200,17 @@ def measured_rankings(rows: Sequence[dict[str, str]]) -> list[Ranking]:
 
 def published_rankings(figures: Sequence[Figure]) -> list[Ranking]:
     """Sort published figures into rankings, in the order of the file."""
-    groups: dict[tuple[str, str, str], list[Figure]] = {}
+    groups: dict[tuple[str, str, str, str], list[Figure]] = {}
     for figure in figures:
-        groups.setdefault((figure.cells["data"], figure.cells["noise"], figure.cells["split"]), []).append(figure)
+        data, noise, split = (figure.cells[name] for name in ("data", "noise", "split"))
+        # Where order means nothing anyway, sources need not be kept apart.
+        alone = figure.cells["source"] if published_data()[data].ranked and not noise else ""
+        groups.setdefault((data, noise, split, alone), []).append(figure)
     rankings = []
-    for place, ((data, noise, split), members) in enumerate(groups.items()):
+    for place, ((data, noise, split, alone), members) in enumerate(groups.items()):
         version = published_data()[data]
         noise_said = NOISE.get(noise, "" if data == "unknown" else "noise not stated")
-        title = ", ".join(part for part in (version.title, noise_said, split) if part)
+        title = ", ".join(part for part in (version.title, noise_said, split, alone) if part)
         entries = [
             Entry(
                 each.cells["system"],
@@ -200,7 +236,7 @@ def noise_pairs(rows: Sequence[dict[str, str]]) -> list[tuple[dict[str, str], di
     """
     asked = [name for name in IDENTITY if name != "data_sha256"]
     same = ("model", "task", "protocol", "bank", "split", "seed", "hops", "n", *asked)
-    clean = {tuple(row[name] for name in same): row for row in rows if row["noise"] == "no" and row["protocol"]}
+    clean = {measured(row, same): row for row in rows if row["noise"] == "no" and row["protocol"]}
     noisy = [row for row in rows if row["noise"] == "yes" and row["protocol"]]
-    keys = [tuple(row[name] for name in same) for row in noisy]
+    keys = [measured(row, same) for row in noisy]
     return [(clean[key], row) for key, row in zip(keys, noisy, strict=True) if key in clean]

@@ -59,7 +59,7 @@ def text_faults(cells: Mapping[str, str]) -> Iterator[str]:
     """Yield cells that a spreadsheet would execute or a terminal would act on; see `leaderboards.schema.cell`."""
     for name, text in cells.items():
         if is_formula(text):
-            yield f"{name} begins like a formula; a board's text begins with an apostrophe then"
+            yield f"{name} holds what spreadsheets take for a formula; on a board an apostrophe stands before it"
         elif not text.replace("\n", "").isprintable():
             yield f"{name} holds characters that do not print; they are written as escapes such as \\u202e"
 

@@ -23,16 +23,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLUMNS",
+    "DECIDING_ARGS",
     "IDENTITY",
     "MAX_CELL",
     "SCHEMA",
     "STANDARD_HOPS",
     "Column",
     "cell",
+    "deciding",
     "header",
     "hops_of_header",
     "is_formula",
+    "measured",
     "row_of",
+    "settings_of",
 ]
 
 SCHEMA = 2
@@ -62,7 +66,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("backend", "engine that ran it: hf, vllm, openai; a baseline's own name"),
     Column("revision", "revision of the model; empty where the model has none"),
     Column("model_hash", "content hash of the model's weights; empty where nobody can know it (an API)"),
-    Column("model_args", "further settings that decide the model's answers, as JSON with sorted keys"),
+    Column("model_args", "further settings of the model and its engine, as JSON with sorted keys"),
     Column("dtype", "number format of the weights while asking; empty for models without weights"),
     Column("adapter", "adapter's method, for instance dept, or its kind where a folder names none; empty for none"),
     Column("adapter_hash", "content hash of the adapter; empty for none"),
@@ -124,24 +128,55 @@ IDENTITY: tuple[str, ...] = (
 )
 """Columns that say what was measured; ``model`` and ``revision`` stand in for an unknown ``model_hash``.
 Two rows alike in these are the same measurement, whoever made it and on whatever machine: the backend, the
-hardware and the speed are circumstances."""
+hardware and the speed are circumstances, and so is most of how an engine was set up; see `deciding`."""
+
+_VLLM_ARGS = (
+    "config_format disable_sliding_window hf_config_path hf_overrides kv_cache_dtype load_format rope_scaling "
+    "rope_theta tokenizer_mode"
+).split()
+"""Arguments of vLLM's engine that change a model, and stand in a record only where somebody gave them."""
+
+DECIDING_ARGS: dict[str, tuple[str, ...]] = {
+    "vllm": (
+        "max_model_len",
+        "quantization",
+        "option_scoring",
+        "chat_template_sha256",
+        *(f"model_args.{name}" for name in _VLLM_ARGS),
+    ),
+    # A server's address stands for weights that nobody can look at.
+    "openai": ("api", "base_url", "extra_body", "option_scoring"),
+}
+"""For engines that put on record all of their set-up, what of ``model_args`` decides the answers; of any other backend
+everything does. Left out are memory, batching, devices, versions and what a server says of itself: who changes one of
+these and asks again has not measured anything else, and may not choose the better of two."""
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-_FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")  # spreadsheets take the wide forms as well
-_K_COLUMN = re.compile(r"n_k(0|[1-9]\d*)")
+_FORMULA_STARTS = tuple("=+-@＝＋－＠")  # spreadsheets take the wide forms as well
+_SEPARATOR = re.compile(r"([;\t\r\n])")
+"""What begins another cell, in countries whose lists are separated by semicolons, or where a quote is not seen."""
+_K_COLUMN = re.compile(r"n_k(0|[1-9][0-9]{0,8})")
+
+
+def _risky(piece: str) -> bool:
+    return piece.lstrip(' "').startswith(_FORMULA_STARTS) and not _NUMBER.fullmatch(piece)
 
 
 def is_formula(text: str) -> bool:
-    """Say whether a spreadsheet may take a text for a formula; numbers with a sign are none."""
-    return text.lstrip(" ").startswith(_FORMULA_STARTS) and not _NUMBER.fullmatch(text)
+    """Say whether a spreadsheet may take a text, or what follows a separator in it, for a formula.
+
+    Numbers with a sign are none.
+    """
+    return any(map(_risky, _SEPARATOR.split(text)))
 
 
 def cell(value: object) -> str:
     """Write one value as a cell that no spreadsheet will execute and no terminal will act on.
 
     Characters that do not print (control characters, line breaks, text-direction marks, lone surrogates)
-    become visible backslash escapes. A text that a spreadsheet would take for a formula gets a leading
-    apostrophe, unless it is a number. Numbers are to be formatted by the caller.
+    become visible backslash escapes. What a spreadsheet would take for a formula, at the beginning or behind a
+    separator (`is_formula`), gets an apostrophe before it, unless it is a number. Numbers are to be formatted by the
+    caller.
 
     Args:
         value: what to write; ``None`` is an empty cell, a boolean is yes or no.
@@ -153,11 +188,10 @@ def cell(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    text = str(value)
-    risky = is_formula(text)
+    text = "".join(f"'{piece}" if _risky(piece) else piece for piece in _SEPARATOR.split(str(value)))
     if not text.isprintable():
         text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
-    return f"'{text}" if risky else text
+    return text
 
 
 def header(hops: Iterable[int]) -> list[str]:
@@ -169,6 +203,44 @@ def header(hops: Iterable[int]) -> list[str]:
 def hops_of_header(names: Sequence[str]) -> list[int]:
     """Return the k a header has columns for, by its ``n_k`` columns; it is not checked otherwise."""
     return [int(match[1]) for name in names if (match := _K_COLUMN.fullmatch(name))]
+
+
+def settings_of(text: str) -> dict[str, Any]:
+    """Read a cell of settings: values by name, those of a block within by ``block.name``.
+
+    Args:
+        text: of the cell; what is no JSON object stands under the name ``""``.
+    """
+    try:
+        found = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        return {"": text}
+    flat: dict[str, Any] = {}
+    for name, value in found.items():
+        flat |= {f"{name}.{inner}": each for inner, each in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def deciding(cells: Mapping[str, str]) -> dict[str, Any]:
+    """Return what of a row's ``model_args`` decides the answers; see `DECIDING_ARGS`."""
+    known = DECIDING_ARGS.get(cells["backend"])
+    return {
+        name: value
+        for name, value in settings_of(cells["model_args"]).items()
+        if value is not None and (known is None or name in ("", *known) or name.partition(".")[0] in known)
+    }
+
+
+def measured(cells: Mapping[str, str], columns: Iterable[str] = IDENTITY) -> tuple[str, ...]:
+    """Return a row's cells that say what was measured, of ``model_args`` what decides the answers alone.
+
+    Args:
+        cells: the row.
+        columns: which.
+    """
+    return tuple(_canonical(deciding(cells)) or "" if name == "model_args" else cells[name] for name in columns)
 
 
 class _Record:
@@ -230,6 +302,11 @@ def _canonical(value: object) -> str | None:
     if isinstance(value, str):
         return value
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _of_weights(content_hash: object) -> object:
+    """Leave out a server's description of itself, which has the place of a hash where nobody can see weights."""
+    return None if str(content_hash).startswith("server-description-") else content_hash
 
 
 def _hardware(record: _Record) -> str:
@@ -313,7 +390,7 @@ def _values(manifest: _Record, results: _Record, hops: Sequence[int]) -> dict[st
         "model": str(manifest.need("model.spec")).removeprefix(f"{backend}:"),
         "backend": backend,
         "revision": manifest.get("model.revision"),
-        "model_hash": manifest.get("model.content_hash"),
+        "model_hash": _of_weights(manifest.get("model.content_hash")),
         "model_args": _canonical(manifest.get("model.args")),
         "dtype": manifest.get("model.dtype"),
         "adapter": manifest.get("adapter.method") or manifest.get("adapter.kind"),

@@ -1,18 +1,26 @@
 """Make a row again from the answers of its run, and hold it against the board.
 
-The recorded judgements are not trusted: every reply is judged again, against stories made again from the manifest.
+Nothing that a run says of itself is trusted: every reply is judged again, against stories made again from the manifest,
+and the prompts are held against the manifest's words. Who made up the replies themselves is beyond this.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from leaderboards.board import Board, Row, sha256_of
 from leaderboards.schema import row_of
-from stepgame.errors import InputError
+from stepgame.errors import InputError, StepGameError
+
+if TYPE_CHECKING:
+    from harness import Run
+    from harness.models.base import Message
+    from harness.plan import Plan
 
 __all__ = ["Verified", "verify"]
 
@@ -36,7 +44,7 @@ class Verified(NamedTuple):
         return self.line is not None and not self.differences
 
 
-def verify(run: str | Path, board: str | Path) -> Verified:
+def verify(run: str | Path, board: str | Path, *, allow_files: bool = False) -> Verified:
     """Recompute a run's row from its samples, and compare it with the board's row of the same measurement.
 
     The run's folder is only read: it is judged again in a copy.
@@ -44,33 +52,144 @@ def verify(run: str | Path, board: str | Path) -> Verified:
     Args:
         run: the folder of a finished run.
         board: the CSV file.
+        allow_files: open the files that the run's manifest names, such as a bank or a file of stories. A manifest
+            from elsewhere may name any file of this machine.
 
     Raises:
-        InputError: if the run cannot be read or judged again, or the board cannot be read.
+        InputError: if the run cannot be read or judged again, its prompts are not those of its manifest, it names
+            files that it may not, or the board cannot be read.
     """
-    from harness.record import MANIFEST, RESULTS, SAMPLES, Run, load_run
-    from harness.run import rescore
+    from harness.record import load_run
 
     folder = Path(run)
-    if load_run(folder).results is None:
-        raise InputError(f"{folder}: the run is unfinished; there is no row to verify")
     if not Path(board).is_file():
         raise InputError(f"{board} is no file; expected a leaderboard's CSV")
     book = Board.read(board)
-    samples = sha256_of(folder / SAMPLES)
+    loaded = load_run(folder)
+    if loaded.results is None:
+        raise InputError(f"{folder}: the run is unfinished; there is no row to verify")
+    try:
+        row = _made_again(loaded, allow_files)
+    except StepGameError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # Records of a stranger may hold anything anywhere.
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(f"{folder} is no run as this version writes one, or was changed by hand ({what})") from None
+    for place, other in enumerate(book.rows):
+        if other.identity == row.identity:
+            names = [name for name in other.cells if other.cells[name] != row.cells.get(name, "")]
+            differences = {name: (other.cells[name], row.cells.get(name, "")) for name in names}
+            return Verified(row, book.line(place), differences)
+    return Verified(row, None, {})
+
+
+def _made_again(run: Run, allow_files: bool) -> Row:
+    """Judge a copy of a run again, and return its row."""
+    from harness.record import MANIFEST, RESULTS, SAMPLES, Run
+    from harness.run import plan_to_judge, rescore
+
+    if not allow_files:
+        _refuse_files(run)
+    plan = plan_to_judge(run)
+    if plan.prompt.sha256 != run.manifest["prompt"]["sha256"]:
+        raise InputError(f"{run.path / MANIFEST}: the prompt's hash is not that of its words; one of them was changed")
+    _check_samples(run, plan)
+    samples = sha256_of(run.path / SAMPLES)
     with tempfile.TemporaryDirectory(prefix="stepgame-verify-") as name:
         copy = Path(name) / "run"
         copy.mkdir()
         for part in (MANIFEST, SAMPLES, RESULTS):
-            shutil.copyfile(folder / part, copy / part)
+            shutil.copyfile(run.path / part, copy / part)
         judged = rescore(copy)
         # Judging rewrites the file; the hash that the board promises is of the answers as they were recorded.
         results = {**(judged.results or {}), "samples_sha256": samples}
-        cells = row_of(Run(copy, load_run(folder).manifest, results))
-    row = Row(cells)
-    for place, other in enumerate(book.rows):
-        if other.identity == row.identity:
-            names = [name for name in other.cells if other.cells[name] != cells.get(name, "")]
-            differences = {name: (other.cells[name], cells.get(name, "")) for name in names}
-            return Verified(row, book.line(place), differences)
-    return Verified(row, None, {})
+        return Row(row_of(Run(copy, run.manifest, results)))
+
+
+def _refuse_files(run: Run) -> None:
+    """Refuse a run whose stories come from files that its manifest names.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    for name, value in _files_of(run.manifest["task"]["params"]):
+        raise InputError(
+            f"{run.path}: its manifest names the file {value[:200]!r} as its {name}, and could name any file of this "
+            "machine; add --allow-files if this one may be opened"
+        )
+
+
+def _files_of(params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield settings of a task that are files, or may be: what is built in goes by a known name."""
+    from stepgame.bank import builtin_banks
+    from stepgame.names import SCHEMES
+
+    known = {"bank": builtin_banks(), "names": SCHEMES}
+    for name, value in params.items():
+        for text in _texts(value):
+            if name in known:
+                suspect = text not in known[name]
+            else:
+                # Further tasks have settings of their own; a word without slash and suffix names no file.
+                suspect = name in ("file", "data") or "/" in text or "\\" in text or bool(Path(text).suffix)
+            if suspect:
+                yield name, text
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text in a setting."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
+
+
+def _check_samples(run: Run, plan: Plan) -> None:
+    """Check that every recorded sample is a story of the plan, asked in the manifest's words.
+
+    Raises:
+        InputError: naming the first sample that is not.
+    """
+    from harness.models.registry import BACKENDS, ENGINES
+    from harness.record import SAMPLES, hash_of_prompt
+
+    examples = {example.id: example for example in plan.task.examples}
+    for line in run.samples():
+        where = f"{run.path / SAMPLES}: sample {str(line['id'])[:80]!r}"
+        example = examples.get(line["id"])
+        if example is None:
+            raise InputError(f"{where} is none of the stories that were asked")
+        for name, value in (("k_hop", example.k_hop), ("gold", example.gold), ("options", list(example.options))):
+            if line[name] != value:
+                raise InputError(f"{where}: {name} is not its story's; the file was changed by hand")
+        if hash_of_prompt(line["prompt"]) != line["prompt_sha256"]:
+            raise InputError(f"{where}: prompt_sha256 is not the hash of its prompt; one of them was changed")
+        turns = plan.prompt.render(example).messages
+        # A baseline reads the question alone; how an installed model puts a prompt into words is its own affair.
+        asked = turns if plan.request.backend in ENGINES else turns[-1:]
+        if plan.request.backend in BACKENDS and not _asks(line["prompt"], asked):
+            raise InputError(f"{where}: its prompt does not ask its story in the manifest's words")
+
+
+def _asks(recorded: Any, turns: Sequence[Message]) -> bool:
+    """Say whether a recorded prompt holds the turns of a conversation.
+
+    Messages to a server are recorded as they are. A text is a chat template's or a plain completion's, which frame
+    the turns, trim them, and put a mask in a gap: so it holds the turns' words, in their order.
+    """
+    from harness.models.base import MASK
+
+    if not isinstance(recorded, str):
+        return bool(recorded == [asdict(turn) for turn in turns])
+    place = 0
+    for part in (part.strip() for turn in turns for part in turn.content.split(MASK)):
+        found = recorded.find(part, place)
+        if found < 0:
+            return False
+        place = found + len(part)
+    return True

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import stepgame
-from stepgame.audit_report import HEADINGS, printable, short_names, shown_kinds, verdict
+from stepgame.audit_report import HEADINGS, short_names, shown_kinds, verdict
 from stepgame.audit_tally import BASELINES, FINDINGS, INFORMATION, Tally
 from stepgame.errors import require
 from stepgame.relations import NAMES
+from stepgame.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

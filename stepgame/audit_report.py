@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stepgame.audit_tally import FINDINGS, INFORMATION, Tally
+from stepgame.terminal import printable
 
 if TYPE_CHECKING:
     from stepgame.audit import AuditReport
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = [
     "HEADINGS",
     "print_report",
-    "printable",
     "short_names",
     "shown_information",
     "shown_kinds",
@@ -44,11 +44,6 @@ HEADINGS: dict[str, str] = {
 
 _OPTIONAL = ("unreadable_questions", "overlap")
 """Columns that are left out where there is nothing in them."""
-
-
-def printable(text: str) -> str:
-    """Replace control characters, which could steer a terminal, by U+FFFD."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 def short_names(files: list[str]) -> list[str]:

@@ -60,8 +60,12 @@ _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 
 
 def _complain(message: str) -> None:
+    from stepgame.terminal import printable
+
     sys.stdout.flush()
-    print(f"stepgame: error: {message}", file=sys.stderr)  # noqa: T201
+    # What is quoted from a file must not steer the terminal.
+    shown = "\n".join(map(printable, message.split("\n")))
+    print(f"stepgame: error: {shown}", file=sys.stderr)  # noqa: T201
 
 
 def _describe_os_error(error: OSError) -> str:

@@ -31,6 +31,7 @@ from stepgame.relations import NAMES
 from stepgame.solve import SolveError
 from stepgame.solve import solve as answer_of
 from stepgame.stories import Stories
+from stepgame.terminal import printable
 
 __all__ = ["generate", "solve"]
 
@@ -221,8 +222,8 @@ def _show(stories: Stories, number: int) -> None:
         lines.append(f"unreadable: {error}")
     else:
         chain = "; ".join(f"{fact.head} {fact.relation.label} {fact.tail}" for fact in answer.path)
-        lines += [f"answer: {answer.label}, by {chain}", "", draw_map(answer.positions)]
-    typer.echo("\n".join(lines))
+        lines += [f"answer: {answer.label}, by {chain}", "", *draw_map(answer.positions).split("\n")]
+    typer.echo("\n".join(map(printable, lines)))
 
 
 def solve(

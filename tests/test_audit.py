@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 import stepgame
 from stepgame import cli
 from stepgame.audit import audit, examine, mark_repeats
-from stepgame.audit_report import printable
 from stepgame.audit_tally import BASELINES, FINDINGS, INFORMATION
 from stepgame.errors import InputError
 from stepgame.fix import REASONS, fix
 from stepgame.formats import FORMATS, suffix_of, write
 from stepgame.relations import NAMES, Relation
 from stepgame.stories import SCHEMA, Stories
+from stepgame.terminal import printable
 
 DEFECTS = ("label", "contradiction", "cut", "garbled", "question", "repeat")
 EFFECTS = {

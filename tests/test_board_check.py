@@ -1,10 +1,9 @@
-"""The boards' schema: every rule of a row, the published figures as committed, and rows made again from answers."""
+"""The boards' schema: every rule of a row, the published figures as committed, and named stories made again."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,12 +17,11 @@ from harness.stats import chance_centred, wilson
 from harness.tasks import make_task
 from leaderboards import publish
 from leaderboards.check import check_board, check_published
-from leaderboards.data import name_of, published_data, story_sets
+from leaderboards.data import name_of, published_data, story_sets, write_set
 from leaderboards.published import CONFIDENCE, PUBLISHED_COLUMNS, published_header, read_published
 from leaderboards.rankings import measured_rankings, noise_pairs, published_rankings
 from leaderboards.rules import row_faults
 from leaderboards.schema import header
-from leaderboards.verify import verify
 from stepgame.cli import main
 from stepgame.errors import InputError
 
@@ -87,7 +85,8 @@ FAULTS = {
     "hops": ("1-2", "hops is 1-2, but the figures are of k 1, 2, 3"),
     "date": ("yesterday", "date is 'yesterday'; expected ISO 8601"),
     "schema": ("1", "schema is '1'; this version writes schema 2"),
-    "hardware": ("=HYPERLINK(1)", "hardware begins like a formula"),
+    "hardware": ("=HYPERLINK(1)", "hardware holds what spreadsheets take for a formula"),
+    "command": ("stepgame run;=HYPERLINK(1)", "command holds what spreadsheets take for a formula"),
     "bank": ("\u202ecore", "bank holds characters that do not print"),
     "seconds": ("fast", "seconds is 'fast'; expected a decimal number"),
 }
@@ -162,11 +161,60 @@ def test_no_row_is_checked_twice_over(made: Path, tmp_path: Path) -> None:
         check_board(tmp_path / "none.csv")
 
 
+def test_answers_must_lie_beside_the_board(made: Path, tmp_path: Path) -> None:
+    """Only where there is a folder for them: a board of one's own may keep its runs anywhere."""
+    board = shutil.copy(made / "board.csv", tmp_path / "b.csv")
+    assert check_board(board).findings == []
+    shutil.copytree(made / "random", tmp_path / "runs" / "any-name")
+    shutil.copytree(made / "oracle", tmp_path / "runs" / "oracle")
+    where = [finding.where for finding in check_board(board).findings]
+    assert where == [f"{board}, line 3"] and "no folder in runs/ beside it has its answers" in said(board)
+    shutil.copytree(made / "clean", tmp_path / "runs" / "clean")
+    assert check_board(board).findings == []
+
+
+def test_a_header_of_digits_is_no_traceback(made: Path, tmp_path: Path) -> None:
+    rows = rows_of(made / "board.csv")
+    names = [*header([]), f"n_k{'9' * 5000}"]
+    found = said(write_rows(tmp_path / "b.csv", names, [row | {names[-1]: "1"} for row in rows]))
+    assert "it has the columns 'n_k999" in found and len(found) < 300
+
+
 @pytest.mark.parametrize("name", story_sets())
 def test_named_stories_are_made_again(name: str) -> None:
     each = story_sets()[name]
     assert make_task("stepgame", each.settings).data_sha256 == each.sha256
     assert name_of(each.sha256) == name
+
+
+def test_named_stories_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "stepgame-v1-exact"
+    with pytest.raises(SystemExit) as stopped:
+        main(["board", "data", name, "--out", str(tmp_path / "named")])
+    path = tmp_path / "named" / f"{name}.jsonl"
+    assert (
+        not stopped.value.code and f"2,000 stories, of the hash that data.toml has: {path}" in capsys.readouterr().out
+    )
+    assert make_task("stepgame", {"file": [str(path)]}).data_sha256 == story_sets()[name].sha256
+    path.write_text("mine")
+    with pytest.raises(InputError, match="is there already; use --overwrite"):
+        write_set(name, tmp_path / "named")
+    assert path.read_text() == "mine"
+    with pytest.raises(InputError, match="is a file; expected a folder"):
+        write_set(name, path)
+    assert write_set(name, tmp_path / "named", overwrite=True) == (path, 2000)
+    with pytest.raises(InputError, match="did you mean 'stepgame-v1-exact'"):
+        write_set("stepgame-v1-exakt", tmp_path)
+
+
+def test_stories_of_another_hash_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the generator had changed since the set got its name."""
+    each = story_sets()["stepgame-v1-exact"]
+    changed = each._replace(settings=each.settings | {"per_hop": 2})
+    monkeypatch.setattr("leaderboards.data.story_sets", lambda: {each.name: changed})
+    with pytest.raises(InputError, match="this version makes other stories"):
+        write_set(each.name, tmp_path / "named")
+    assert not (tmp_path / "named").exists()
 
 
 PUBLISHED_FAULTS = {
@@ -179,7 +227,7 @@ PUBLISHED_FAULTS = {
     "acc_k1": ("44.7", "acc_k1 is '44.7'; expected a fraction"),
     "high_k1": ("0.9999", "the 95 % Wilson interval of"),
     "n_k1": ("", "given without n_k1"),
-    "system": ("@SUM(A1)", "system begins like a formula"),
+    "system": ("@SUM(A1)", "system holds what spreadsheets take for a formula"),
 }
 
 
@@ -228,50 +276,15 @@ def test_rankings_never_mix_stories(made: Path) -> None:
     assert [len(each.entries) for each in measured_rankings(rows)] == [2, 1]
     for ranking in published_rankings(read_published(PUBLISHED)):
         assert len({(e.cells["data"], e.cells["noise"], e.cells["split"]) for e in ranking.entries}) == 1
+        noise = ranking.entries[0].cells["noise"]
+        assert noise or not ranking.ranked or len({e.cells["source"] for e in ranking.entries}) == 1
         labels = [entry.label for entry in ranking.entries]
         assert len(set(labels)) == len(labels), "two curves of one name"
         assert ranking.ranked == published_data()[ranking.data].ranked
+    titles = [each.title for each in published_rankings(read_published(PUBLISHED))]
+    assert len(set(titles)) == len(titles) and "data not stated, test" in titles, "unranked sources stay together"
     pairs = noise_pairs(rows)
     assert [(clean["noise"], noisy["noise"], noisy["model"]) for clean, noisy in pairs] == [("no", "yes", "random")]
-
-
-def test_verify_makes_the_row_again(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {path: path.read_bytes() for path in (made / "random").iterdir()}
-    for run in ("random", "clean", "oracle"):
-        found = verify(made / run, made / "board.csv")
-        assert found.holds, found.differences
-    assert {path: path.read_bytes() for path in (made / "random").iterdir()} == before
-    with pytest.raises(SystemExit) as stopped:
-        main(["board", "verify", str(made / "oracle"), "--board", str(made / "board.csv")])
-    assert not stopped.value.code and "line 4: is this run's row" in capsys.readouterr().out
-    write_rows(tmp_path / "empty.csv", header([]), [])
-    with pytest.raises(SystemExit) as stopped:
-        main(["board", "verify", str(made / "oracle"), "--board", str(tmp_path / "empty.csv")])
-    assert stopped.value.code == 1 and "has no row of this measurement" in capsys.readouterr().out
-
-
-def test_verify_trusts_no_recorded_judgement(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run whose samples were all set to right, with results and hash to match, gives the true row."""
-    forged = shutil.copytree(made / "random", tmp_path / "forged")
-    lines = [json.loads(line) for line in (forged / "samples.jsonl").read_text().splitlines()]
-    for line in lines:
-        line |= {"prediction": line["gold"], "correct": True}
-    (forged / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    from harness.judge import summarise
-    from harness.record import RunFolder
-    from harness.tasks import make_task
-
-    manifest = json.loads((forged / "manifest.json").read_text())
-    examples = make_task("stepgame", manifest["task"]["params"]).examples
-    with RunFolder(forged) as record:
-        record.finish({**summarise(lines, examples), "seconds": 1.0, "examples_per_second": 15.0})
-    publish([forged], tmp_path / "b.csv", allow_dirty=True)
-    assert rows_of(tmp_path / "b.csv")[0]["mean"] == "1.0000"
-    found = verify(forged, tmp_path / "b.csv")
-    assert not found.holds and found.differences["mean"][0] == "1.0000" != found.differences["mean"][1]
-    with pytest.raises(SystemExit) as stopped:
-        main(["board", "verify", str(forged), "--board", str(tmp_path / "b.csv")])
-    assert stopped.value.code == 1 and "mean is 1.0000, but the run gives" in capsys.readouterr().out
 
 
 def test_board_is_a_verb_with_verbs(capsys: pytest.CaptureFixture[str]) -> None:

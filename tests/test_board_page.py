@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import html.parser
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,15 +18,21 @@ from harness.judge import summarise
 from harness.probes import probe
 from harness.record import RunFolder
 from harness.tasks import make_task
-from leaderboards import publish
+from leaderboards import Board, publish
+from leaderboards.board import sha256_of
 from leaderboards.markup import MAX_TEXT, block, text
 from leaderboards.page import MARKER, write_site
+from leaderboards.published import Figure, published_header
 from leaderboards.report import write_report
+from leaderboards.schema import cell
 from stepgame.cli import main
 from stepgame.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = ROOT / "leaderboards" / "published.csv"
+
+HOSTILE_LABELS = (1, 2, 4)
+"""Hostile runs whose samples' ids, gold labels and options are hostile too, between them with each of the texts."""
 
 HOSTILE = [
     "<script>document.title='broken'</script>",
@@ -43,14 +51,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for noise in (True, False):
         for model in ("oracle", "random"):
             evaluate(model, out=folder / f"{model}-{'noise' if noise else 'clean'}", noise=noise, **stories)
-    for number, name in enumerate(HOSTILE):
-        make_hostile(folder / "random-noise", folder / f"hostile-{number}", name)
+    for number in range(len(HOSTILE)):
+        make_hostile(folder / "random-noise", folder / f"hostile-{number}", number)
     return folder
 
 
-def make_hostile(source: Path, target: Path, name: str) -> None:
+def make_hostile(source: Path, target: Path, number: int) -> None:
     """Make a run whose every text is hostile, one answer a megabyte long, with results that follow from it."""
     shutil.copytree(source, target)
+    name = HOSTILE[number]
     manifest = json.loads((target / "manifest.json").read_text())
     # Another prompt hash, so that the board takes each for a measurement of its own.
     manifest["model"] |= {"spec": name, "backend": "openai", "content_hash": None}
@@ -59,21 +68,44 @@ def make_hostile(source: Path, target: Path, name: str) -> None:
     (target / "manifest.json").write_text(json.dumps(manifest))
     examples = make_task("stepgame", manifest["task"]["params"]).examples
     lines = [json.loads(line) for line in (target / "samples.jsonl").read_text().splitlines()]
-    for line in lines:
+    named = {example.id: example for example in examples}
+    for place, line in enumerate(lines):
+        if number in HOSTILE_LABELS:
+            text = HOSTILE[(number + place) % len(HOSTILE)]
+            renamed = f"{text} {line['id']}"
+            named[line["id"]] = replace(named[line["id"]], id=renamed)
+            line |= {"id": renamed, "gold": text, "options": [text, *line["options"]], "correct": False}
         for column in ("logprobs", "option_tokens", "prediction_normalised", "correct_normalised"):
             del line[column]
         line |= {"prompt": name, "raw": name, "finish": "stop", "prediction_strict": None, "correct_strict": False}
     lines[0] |= {"raw": name + "A" * 1_000_000, "prediction": None, "correct": False}
     (target / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with RunFolder(target) as record:
-        record.finish({**summarise(lines, examples), "seconds": 1.0, "examples_per_second": 24.0})
+        record.finish({**summarise(lines, list(named.values())), "seconds": 1.0, "examples_per_second": 24.0})
 
 
 @pytest.fixture(scope="module")
-def site(runs: Path) -> Path:
+def published(runs: Path) -> Path:
+    """Return the published figures, and with each hostile text a row in which all words are."""
+    with PUBLISHED.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    plain = next(row for row in rows if row["confidence"] == "verified" and row["acc_k10"])
+    for each in HOSTILE:
+        words = dict.fromkeys(("system", "method", "source", "table", "note"), cell(each))
+        rows.append(plain | words | {"url": f"https://example.org/{cell(each)}"})
+    path = runs.parent / "published.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, published_header())
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: Figure(0, row).order))
+    return path
+
+
+@pytest.fixture(scope="module")
+def site(runs: Path, published: Path) -> Path:
     out = runs.parent / "site"
     publish(sorted(runs.iterdir()), runs.parent / "board.csv", allow_dirty=True)
-    done = write_site(out, runs.parent / "board.csv", PUBLISHED, [runs], 3)
+    done = write_site(out, runs.parent / "board.csv", published, [runs], 3)
     assert (done.rows, done.notes) == (10, [])
     return out
 
@@ -82,6 +114,9 @@ def site(runs: Path) -> Path:
 def report(runs: Path) -> Path:
     probe("random", out=runs.parent / "probed", hops="1-2", per_hop=6, noise=True)
     names = ("oracle-noise", "random-noise", "random-clean", "hostile-0", "hostile-3", "hostile-5", "../probed")
+    for number in HOSTILE_LABELS:
+        # By themselves: their labels differ from the others', so that nothing can be compared.
+        write_report([runs / f"hostile-{number}"], runs.parent / "reports" / f"{number}.html", examples=3, plots=False)
     done = write_report([runs / name for name in names], runs.parent / "report.html", examples=3)
     assert {path.suffix for path in done.plots} == {".svg", ".png"}
     assert all(path.stat().st_size > 1000 for path in done.plots) and not done.notes
@@ -100,9 +135,15 @@ class Tags(html.parser.HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
-def test_every_page_holds_nothing_but_itself(site: Path, report: Path) -> None:
-    pages = [*site.rglob("*.html"), report]
-    assert len(pages) == 12
+def hostile_pages(runs: Path, site: Path) -> list[Path]:
+    """Return the pages of the site that are of hostile runs."""
+    answers = [sha256_of(runs / f"hostile-{number}" / "samples.jsonl") for number in range(len(HOSTILE))]
+    return [site / "runs" / f"{each[:16]}.html" for each in answers]
+
+
+def test_every_page_holds_nothing_but_itself(runs: Path, site: Path, report: Path) -> None:
+    pages = [*site.rglob("*.html"), report, *(report.parent / "reports").iterdir()]
+    assert len(pages) == 15
     for page in pages:
         tags = Tags(page).tags
         names = [name for name, _ in tags]
@@ -115,8 +156,24 @@ def test_every_page_holds_nothing_but_itself(site: Path, report: Path) -> None:
             for link in links
         )
         assert page.stat().st_size < 400_000, "a megabyte of answer makes no megabyte of page"
+        assert not re.search("[\u202a-\u202e]", page.read_text(encoding="utf-8")), page
+    for page in [*hostile_pages(runs, site), *(report.parent / "reports").iterdir()]:
         shown = page.read_text(encoding="utf-8")
-        assert ("\u202e" not in shown and "1,000,0" in shown) or "hostile" not in str(page)
+        assert re.search(rf"A \u2026 \(1,000,0\d\d characters, the first {MAX_TEXT:,} shown\)", shown), page
+
+
+def test_every_hostile_text_is_shown_as_text(runs: Path, site: Path, report: Path) -> None:
+    """What is not shown cannot get out, so each place is looked at: names, ids, gold labels, options, sources."""
+    index = (site / "index.html").read_text(encoding="utf-8")
+    pages = [page.read_text(encoding="utf-8") for page in hostile_pages(runs, site)]
+    labels = "".join(pages[number] for number in HOSTILE_LABELS)
+    reports = "".join(page.read_text(encoding="utf-8") for page in (report.parent / "reports").iterdir())
+    for number, each in enumerate(HOSTILE):
+        assert f"<h1>{text(cell(each))}</h1>" in pages[number]
+        assert f'rel="noreferrer noopener">{text(cell(each))}</a>' in index, "the source of a published row"
+        assert f"<small>{text(cell(each))}</small>" in index, "its note"
+        for shown in (labels, reports):
+            assert f"gold {text(each, 60)}</span>" in shown and f"<small>{text(each + ' core-official', 80)}" in shown
 
 
 def test_names_lead_to_no_path_and_no_formula(site: Path, runs: Path) -> None:
@@ -245,6 +302,39 @@ def test_a_policy_stops_what_escaping_would_miss(site: Path, tmp_path: Path) -> 
         assert len(browser.console) >= 2, "the browser says that it refused both"
 
 
+def noise_rows(board: Path) -> list[dict[str, str]]:
+    """Return the random model's rows, with noise and without, as if an adapter had answered."""
+    rows = [row.cells for row in Board.read(board).rows if row.cells["model"] == "random"]
+    assert sorted(row["noise"] for row in rows) == ["no", "yes"]
+    return [row | {"adapter": "dept", "adapter_hash": "a" * 64} for row in rows]
+
+
+def test_noise_names_the_adapter(site: Path, runs: Path) -> None:
+    from leaderboards.page import _noise
+
+    rows = noise_rows(runs.parent / "board.csv")
+    shown = "".join(_noise(rows, {id(row): "runs/x.html" for row in rows}))
+    assert ">random + dept (zero-shot@1, choice)</a>" in shown
+
+
+def test_what_is_not_ranked_is_drawn_on_request(site: Path) -> None:
+    """Words of confidence promise that a figure is plotted on request; those of data that nobody knows are too."""
+    panels = [
+        (hidden, title)
+        for hidden, title in re.findall(
+            r'(<div class="unsure">)?<figure><figcaption>(.*?)</figcaption>', (site / "index.html").read_text()
+        )
+    ]
+    found = [title for hidden, title in panels if hidden and title.startswith("data not stated")]
+    assert len(found) == 1 and "curves cannot be compared" in found[0]
+    assert not [title for hidden, title in panels if not hidden and "cannot be compared" in title]
+    with PUBLISHED.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["confidence"] == "medium"]
+    index = (site / "index.html").read_text()
+    labels = re.findall(r'<li class="unsure"><button[^>]*>.*?</svg>(.*?)</button>', index)
+    assert rows and all(any(text(row["system"]) in label for label in labels) for row in rows)
+
+
 def test_report_says_what_the_harness_says(report: Path, runs: Path) -> None:
     shown = report.read_text()
     for heading in ("What was run", "Results by k", "Paired comparisons", "Kinds of mistake", "Invariance", "Answers"):
@@ -263,17 +353,18 @@ def test_report_paths(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     names = sorted(path.name for path in tmp_path.glob("x*"))
     assert names == ["x-accuracy.png", "x-accuracy.svg", "x.html"], "a run without mistakes has no plot of them"
     (tmp_path / "file").touch()
-    for out, reason in ((tmp_path / "file", "expected a file that ends in .html"), (tmp_path / "r", "")):
-        if reason:
-            with pytest.raises(InputError, match=reason):
-                write_report([runs / "oracle-noise"], out, plots=False)
+    (tmp_path / "x.html").unlink()
+    (tmp_path / "x.html").mkdir()
+    for out in (tmp_path / "file", tmp_path / "x.html"):
+        with pytest.raises(InputError, match=r"expected a file that ends in \.html, or a folder"):
+            write_report([runs / "oracle-noise"], out, plots=False)
     with pytest.raises(InputError, match="is no run folder"):
         write_report([tmp_path / "r"], tmp_path / "y.html", plots=False)
 
 
-def test_same_rows_give_the_same_site(site: Path, runs: Path, tmp_path: Path) -> None:
+def test_same_rows_give_the_same_site(site: Path, runs: Path, published: Path, tmp_path: Path) -> None:
     for _ in range(2):
-        write_site(tmp_path / "again", runs.parent / "board.csv", PUBLISHED, [runs], 3)
+        write_site(tmp_path / "again", runs.parent / "board.csv", published, [runs], 3)
     for page in site.rglob("*.html"):
         assert page.read_bytes() == (tmp_path / "again" / page.relative_to(site)).read_bytes()
 

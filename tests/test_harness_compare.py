@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 
 import stepgame
 from harness import Run, evaluate, load_run
+from harness.commands import _show
 from harness.compare import Comparison, compare, source_of
 from harness.compare_commands import compare as compare_verb
 from harness.pairing import pair_samples, read_samples
-from harness.record import RESULTS, SAMPLES
+from harness.record import MANIFEST, RESULTS, SAMPLES
+from stepgame.cli import main
 from stepgame.errors import InputError
 
 STORIES: dict[str, Any] = {"hops": "1-4", "per_hop": 25, "noise": True}
@@ -245,3 +247,29 @@ def test_the_verb_prints_and_writes(runs: dict[str, Run], tmp_path: Path) -> Non
     assert record["runs"][0]["error_kinds"][0]["unparsed"] == 0
     again = Comparison.write(compare([runs["random"], runs["oracle"]], alpha=0.01), tmp_path / "d.json")
     assert again.read_bytes() == out.read_bytes()
+
+
+HOSTILE = "\x1b[31mred\x1b]0;pwn\x07\u202egnp[bold]:smile:"
+
+
+def test_what_a_manifest_says_cannot_steer_the_terminal(
+    runs: dict[str, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    shutil.copytree(runs["random"].path, tmp_path / "a\x1b[2J[b]")
+    path = tmp_path / "a\x1b[2J[b]" / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["model"] |= {"spec": HOSTILE, "args": {"\x1b[2J": "\x1b[3J"}}
+    path.write_text(json.dumps(manifest))
+    compare_verb([runs["random"].path, path.parent])
+    _show(load_run(path.parent))
+    (path.parent / RESULTS).unlink()
+    _show(load_run(path.parent))
+    shown = capsys.readouterr().out
+    assert all(character.isprintable() or character == "\n" for character in shown)
+    cut = "\ufffd[31mred\ufffd]0;pwn\ufffd\ufffdgnp[bold]:smile:"
+    assert shown.count(cut) == 2 and "model.args.\ufffd[2J" in shown and "\ufffd[3J" in shown
+    assert shown.count("a\ufffd[2J[b]") > 4
+    with pytest.raises(SystemExit):
+        main(["compare", str(path.parent), "\x1b[2J"])
+    assert "\x1b" not in capsys.readouterr().err

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import multiprocessing
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from harness import Run, evaluate, load_run
 from leaderboards import COLUMNS, Board, plot_accuracy, publish, row_of
-from leaderboards.schema import IDENTITY, MAX_CELL, cell, header, hops_of_header
+from leaderboards.schema import IDENTITY, MAX_CELL, cell, header, hops_of_header, is_formula
 from stepgame.cli import main
 from stepgame.errors import InputError
 
@@ -332,6 +333,7 @@ def test_concurrent_writers_lose_nothing(runs: Path, tmp_path: Path) -> None:
 
 
 FORMULAS = ["=cmd|'/c calc'!A1", "+1+1", "-2+3", "@SUM(1)", "\t=1", "\r=1", " =1", "\uff1d1"]
+FORMULAS += ["a;=1+1", "a; @SUM(1)", "a\t=1", "a;b;-2+3", 'a;"=1', "a\r\n+1+1", '"=1', "-1;=1"]
 HOSTILE = [*FORMULAS, "a\nb", "\u202eabc", "\ud800", 'q"']
 
 
@@ -342,22 +344,22 @@ def test_hostile_names_are_neutralised(runs: Path, tmp_path: Path, name: str) ->
     publish([runs / "oracle"], tmp_path / "b.csv")
     assert len((tmp_path / "b.csv").read_text().splitlines()) == 2
     shown = rows_of(tmp_path / "b.csv")[0]["model"]
-    assert shown.isprintable() and not shown.lstrip().startswith(tuple("=+-@＝"))
+    assert shown.isprintable() and not re.search(r"(^|[;\t])[ \"]*[=+@＝]", shown) and not is_formula(shown)
     with pytest.raises(InputError, match="there already"):
         publish([runs / "oracle"], tmp_path / "b.csv")
 
 
-@given(st.text(st.characters(), max_size=20))
+@given(st.text(st.one_of(st.characters(), st.sampled_from("=+-@;\t\"' ")), max_size=20))
 def test_any_text_is_a_safe_cell(text: str) -> None:
     shown = cell(text)
-    assert shown.isprintable()
+    assert shown.isprintable() and not is_formula(shown) and cell(shown) == shown
     assert not shown.lstrip(" ").startswith(("+", "-", "@", "=")) or float(shown) == float(text)
     line = io.StringIO(newline="")
     csv.writer(line).writerow([shown, "end"])
     assert next(csv.reader(io.StringIO(line.getvalue(), newline=""))) == [shown, "end"]
 
 
-@pytest.mark.parametrize("number", ["-1", "+2.5", "-1e-3", "-.5"])
+@pytest.mark.parametrize("number", ["-1", "+2.5", "-1e-3", "-.5", "1;-1", "k=1;b=2"])
 def test_numbers_stay_numbers(number: str) -> None:
     assert cell(number) == number
 

@@ -21,7 +21,7 @@ from harness.models.adapters import read_adapter
 from harness.models.base import Closing, ModelRequest, TokenModel
 from harness.models.registry import load_model
 from harness.plan import check_same, freeze, request_of, warn_of_versions
-from harness.record import MANIFEST, Run, RunFolder, load_run
+from harness.record import MANIFEST, Run, RunFolder, hash_of_prompt, load_run
 from harness.run import LM_EVAL
 from harness.settings import RunSettings
 from harness.task import Example
@@ -259,7 +259,7 @@ def _lines(name: str, task: Any, samples: Sequence[Mapping[str, Any]]) -> list[d
             {
                 "id": f"{name}-{sample['doc_id']}" + (f"-{sample['filter']}" if len(filters) > 1 else ""),
                 "k_hop": 0,
-                "prompt_sha256": hashlib.sha256(json.dumps(prompt).encode()).hexdigest(),
+                "prompt_sha256": hash_of_prompt(prompt),
                 "prompt": prompt,
                 "options": options,
                 "gold": options[target] if options and isinstance(target, int) else str(target),
