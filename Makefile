@@ -5,8 +5,8 @@
 # The first of them builds .venv (see scripts/setup.sh); later ones start at once.
 
 BIN := .venv/bin
-# What pytest is also given: SPLIT="--numprocesses 2 --dist loadfile" takes two processes, each on half of the cores.
-SPLIT :=
+# Two processes, each on half of the cores; one where there is a GPU, whose memory an engine takes whole, or with SPLIT=
+SPLIT := $(shell nvidia-smi >/dev/null 2>&1 || echo --numprocesses 2 --dist loadfile)
 
 .PHONY: demo test check fix setup
 
