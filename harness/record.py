@@ -27,12 +27,23 @@ from stepgame.files import atomic_path, write_text
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMAT", "MANIFEST", "RESULTS", "SAMPLES", "Run", "RunFolder", "hash_of_prompt", "load_run", "read_json"]
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "RESULTS",
+    "SAMPLES",
+    "TRAINING",
+    "Run",
+    "RunFolder",
+    "hash_of_prompt",
+    "load_run",
+    "read_json",
+]
 
 FORMAT = 1
 """Version of the run folder's layout; raised when a reader of the old one would misread the new one."""
 
-MANIFEST, SAMPLES, RESULTS = "manifest.json", "samples.jsonl", "results.json"
+MANIFEST, SAMPLES, RESULTS, TRAINING = "manifest.json", "samples.jsonl", "results.json", "training.json"
 
 Line = dict[str, Any]
 
@@ -182,10 +193,18 @@ class RunFolder:
         """Remove what an earlier run left, the manifest last."""
         (self.path / RESULTS).unlink(missing_ok=True)
         os.ftruncate(self._descriptor, 0)
+        (self.path / TRAINING).unlink(missing_ok=True)
         (self.path / MANIFEST).unlink(missing_ok=True)
 
-    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """Freeze what defines the run."""
+    def write_manifest(self, manifest: Mapping[str, Any], training: Path | None = None) -> None:
+        """Freeze what defines the run.
+
+        Args:
+            manifest: what defines it.
+            training: record of how its adapter was trained, of which a copy is kept; None for none.
+        """
+        if training is not None:
+            write_text(self.path / TRAINING, training.read_text(encoding="utf-8"))
         write_text(self.path / MANIFEST, _pretty(manifest))
 
     def append(self, lines: Iterable[Line]) -> None:

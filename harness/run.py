@@ -188,7 +188,7 @@ def _execute(plan: Plan, record: RunFolder, *, keep: bool) -> Run:
             manifest = manifest_of(plan, asked.identity)
             if old is None:
                 record.clear()
-                record.write_manifest(manifest)
+                record.write_manifest(manifest, plan.request.trained_by)
             else:
                 check_same(old, manifest, _SAME_LOADED, record.path)
                 warn_of_versions(old, manifest)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from harness.record import TRAINING, read_json
 from leaderboards.markup import block, facts, page, text
 from leaderboards.parts import KIND_KEY, answers, by_k_table, kinds_of_row, kinds_table, points_of
 from leaderboards.rankings import asked_how, describe_data, system_of
@@ -39,9 +40,9 @@ def kinds_by_k(run: Run) -> list[tuple[int, dict[str, int]]]:
     return found
 
 
-def _manifest(manifest: Mapping[str, Any]) -> str:
-    shown = json.dumps(manifest, ensure_ascii=False, indent=2)
-    return f"<details><summary>manifest.json</summary>{block(shown, 20_000)}</details>"
+def _record(name: str, record: Mapping[str, Any]) -> str:
+    shown = json.dumps(record, ensure_ascii=False, indent=2)
+    return f"<details><summary>{name}</summary>{block(shown, 20_000)}</details>"
 
 
 def run_page(cells: Mapping[str, str], run: Run | None, count: int, note: str) -> str:
@@ -79,7 +80,9 @@ def run_page(cells: Mapping[str, str], run: Run | None, count: int, note: str) -
         )
     )
     if run is not None:
-        body.append(_manifest(run.manifest))
+        body.append(_record("manifest.json", run.manifest))
+        if (run.path / TRAINING).is_file():
+            body.append(_record(TRAINING, read_json(run.path / TRAINING)))
     nav = '<nav aria-label="Site"><ul><li><a href="../index.html">All rows</a></li></ul></nav>'
     header = f"{nav}<h1>{text(name)}</h1><p>{text(about)}</p>"
     return page(f"{name}: {about}", header, "\n".join(body), f'<p class="soft">stepgame {text(row["version"])}</p>')

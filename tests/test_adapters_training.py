@@ -85,6 +85,13 @@ def test_a_run_with_it_names_it(trained: Adapter, base: str, tmp_path: Path) -> 
     without = evaluate(base, out=tmp_path / "off", **asked)
     assert with_it.manifest["adapter"]["content_hash"] == trained.content_hash
     assert without.manifest["adapter"] is None
+    kept = json.loads((tmp_path / "on/training.json").read_text(encoding="utf-8"))
+    assert kept["method"] == "dept"
+    assert kept == json.loads((trained.folder / "training/manifest.json").read_text(encoding="utf-8"))
+    assert not (tmp_path / "off/training.json").exists()
+    evaluate(base, out=tmp_path / "on-and-off", adapter=trained.folder, **asked)
+    evaluate(base, out=tmp_path / "on-and-off", overwrite=True, **asked)
+    assert not (tmp_path / "on-and-off/training.json").exists()
     assert with_it.manifest["model"]["content_hash"] == without.manifest["model"]["content_hash"]
     moved = tmp_path / "moved"
     trained.folder.rename(moved)

@@ -66,6 +66,7 @@ def make_hostile(source: Path, target: Path, number: int) -> None:
     manifest["command"] = ["stepgame", "run", "--model", name]
     manifest["prompt"]["name"] = name
     (target / "manifest.json").write_text(json.dumps(manifest))
+    (target / "training.json").write_text(json.dumps({"command": [name]}))
     examples = make_task("stepgame", manifest["task"]["params"]).examples
     lines = [json.loads(line) for line in (target / "samples.jsonl").read_text().splitlines()]
     named = {example.id: example for example in examples}
@@ -170,6 +171,7 @@ def test_every_hostile_text_is_shown_as_text(runs: Path, site: Path, report: Pat
     reports = "".join(page.read_text(encoding="utf-8") for page in (report.parent / "reports").iterdir())
     for number, each in enumerate(HOSTILE):
         assert f"<h1>{text(cell(each))}</h1>" in pages[number]
+        assert pages[number].count("<details><summary>training.json</summary>") == 1
         assert f'rel="noreferrer noopener">{text(cell(each))}</a>' in index, "the source of a published row"
         assert f"<small>{text(cell(each))}</small>" in index, "its note"
         for shown in (labels, reports):

@@ -79,7 +79,7 @@ def perform_lm_eval(settings: RunSettings, record: RunFolder, command: Sequence[
         if old is None:
             record.clear()
             _forget(record.path)
-            record.write_manifest(manifest)
+            record.write_manifest(manifest, request.trained_by)
         else:
             check_same(old, json.loads(json.dumps(manifest)), _SAME, record.path)
             warn_of_versions(old, manifest)

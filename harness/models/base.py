@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 from harness.models.adapters import Adapter
@@ -170,6 +171,11 @@ class ModelRequest:
     args: Mapping[str, str] = field(default_factory=dict)
     verb: Verb | None = None
     adapter: Adapter | None = None
+
+    @property
+    def trained_by(self) -> Path | None:
+        """The record of how its adapter was trained; None where there is none."""
+        return None if self.adapter is None else self.adapter.training
 
 
 @dataclass(frozen=True, slots=True)
