@@ -20,7 +20,18 @@ from typing import Any
 from experiments.common import Planned
 from stepgame.errors import InputError
 
-__all__ = ["MINILM", "FewShot", "Scale", "base_model", "few_shot_data", "measure", "paired", "scales", "spread"]
+__all__ = [
+    "MINILM",
+    "FewShot",
+    "Scale",
+    "base_model",
+    "few_shot_data",
+    "figures",
+    "measure",
+    "paired",
+    "scales",
+    "spread",
+]
 
 MINILM = "minilm"
 """The encoder of `adapters.pcp.encoder`, warmed up."""
@@ -238,6 +249,12 @@ def measure(training: Planned, work: Path) -> dict[str, Any]:
     for path in (work / training.name).rglob("*.safetensors"):
         path.unlink()
     return result
+
+
+def figures(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tables hold of a pipeline: its accuracy, and what share of its pseudo-labels was right, if any."""
+    labels = result["stages"].get("label-ft", {}).get("labels", {})
+    return {"accuracy": result["test_accuracy"], "pseudo_label_accuracy": labels.get("accuracy", "")}
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common import Planned, named_files, parse_experiment, write_rows, write_setting
-from experiments.few_shot import SENTENCES, Scale, base_model, few_shot_data, measure, paired, scales, spread
+from experiments.few_shot import SENTENCES, Scale, base_model, few_shot_data, figures, measure, paired, scales, spread
 from stepgame.errors import InputError
 
 SCALES = scales(("sst2",))
@@ -61,8 +61,8 @@ def main(words: Sequence[str] | None = None) -> int:
                 if options.dry_run:
                     print(training.command(options.work))
                     continue
-                accuracy = measure(training, options.work)["test_accuracy"]
-                rows.append({"template": name, "seed": seed, "method": method, "accuracy": accuracy})
+                result = measure(training, options.work)
+                rows.append({"template": name, "seed": seed, "method": method, **figures(result)})
     if options.dry_run:
         return 0
     write_rows(options.results / "accuracy.csv", rows)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.common import Planned, named_files, parse_experiment, write_rows, write_setting
-from experiments.few_shot import SENTENCES, Scale, base_model, few_shot_data, measure, paired, scales, spread
+from experiments.few_shot import SENTENCES, Scale, base_model, few_shot_data, figures, measure, paired, scales, spread
 from stepgame.errors import InputError
 
 TASKS = ("sst2", "subj", "trec", "mrpc", "rte")
@@ -46,14 +46,12 @@ def main(words: Sequence[str] | None = None) -> int:
                     print(training.command(options.work))
                     continue
                 result = measure(training, options.work)
-                labels = result["stages"].get("label-ft", {}).get("labels", {})
                 rows.append(
                     {
                         "task": task,
                         "seed": seed,
                         "method": name,
-                        "accuracy": result["test_accuracy"],
-                        "pseudo_label_accuracy": labels.get("accuracy", ""),
+                        **figures(result),
                         "training_seconds": result["training_seconds"],
                         "seconds": "" if result["seconds"] is None else result["seconds"],
                     }
