@@ -24,6 +24,8 @@ PROMPT = os.path.relpath(Path(__file__).resolve().parent / "bare.toml")
 """Story and question alone, for models that are trained on StepGame: small ones learn sooner from short prompts."""
 PAPER, DEVICES = "paper", 8
 """The scale that is only ever shown, and the devices of one machine that its models are spread over."""
+CODE = git_state()
+"""State of the code as it was loaded: results that are written over committed ones are no change of it."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def write_setting(folder: Path, scale: Any) -> None:
     record = {
         "command": command_line(),
         "scale": asdict(scale),
-        "git": git_state(),
+        "git": CODE,
         "hardware": hardware(torch.cuda.get_device_name() if torch.cuda.is_available() else None),
         "versions": versions(),
     }
