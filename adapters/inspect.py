@@ -14,6 +14,7 @@ from adapters.prepare import Prepared, PreparedData, prepare
 from adapters.settings import TrainSettings
 from harness.models.builtin import quiet_transformers
 from harness.models.registry import parse_model
+from stepgame.terminal import printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -58,7 +59,7 @@ def _example(each: Prepared, tokenizer: Any) -> Iterator[Text]:
 
     parts = each.parts
     yield Text(
-        f"{each.example.id}: {len(each.tokens.ids)} tokens, {parts.instruction} of the instruction, {parts.output} of "
+        f"{printable(each.example.id)}: {len(each.tokens.ids)} tokens, {parts.instruction} of the instruction, {parts.output} of "
         f"the output, {parts.template} of the template",
         style="bold",
     )
@@ -83,7 +84,7 @@ def _runs(each: Prepared, tokenizer: Any) -> Iterator[tuple[int, float, list[str
 
 
 def _visible(word: str) -> str:
-    return word.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+    return printable(word.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r"))
 
 
 def _statistics(method: Method, name: str, ready: PreparedData) -> Iterator[str]:

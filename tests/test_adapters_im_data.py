@@ -165,6 +165,10 @@ def test_inspect_shows_the_weights_of_training(tiny: Path, tmp_path: Path) -> No
     assert any(line.startswith("  user      0.25") for line in shown("im", prompt_weight=0.25))
     assert any("2 examples to learn from by im" in line for line in im)
     assert any("instruction / output:" in line for line in im)
+    data = write(data, {"id": "\x1b[2J", "prompt": "Name \x1b]0;a\x07 colour.", "answer": "Green."})
+    steering = shown("im")
+    assert any("\ufffd" in line for line in steering)
+    assert all(character.isprintable() for line in steering for character in line)
 
 
 @pytest.mark.parametrize(
