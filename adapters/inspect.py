@@ -59,8 +59,8 @@ def _example(each: Prepared, tokenizer: Any) -> Iterator[Text]:
 
     parts = each.parts
     yield Text(
-        f"{printable(each.example.id)}: {len(each.tokens.ids)} tokens, {parts.instruction} of the instruction, {parts.output} of "
-        f"the output, {parts.template} of the template",
+        f"{printable(each.example.id)}: {len(each.tokens.ids)} tokens, {parts.instruction} of the instruction, "
+        f"{parts.output} of the output, {parts.template} of the template",
         style="bold",
     )
     top = max(each.features.weights)
