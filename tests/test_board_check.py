@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import evaluate
 from harness.stats import chance_centred, wilson
 from harness.tasks import make_task
 from leaderboards import publish
@@ -24,6 +23,7 @@ from leaderboards.rules import row_faults
 from leaderboards.schema import header
 from stepgame.cli import main
 from stepgame.errors import InputError
+from tests.boards import rows_of, small_board
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = ROOT / "leaderboards" / "published.csv"
@@ -31,18 +31,7 @@ PUBLISHED = ROOT / "leaderboards" / "published.csv"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    stories = {"hops": "1-3", "per_hop": 5}
-    evaluate("random", out=folder / "random", noise=True, **stories)
-    evaluate("random", out=folder / "clean", noise=False, **stories)
-    evaluate("oracle", out=folder / "oracle", noise=True, score="generate", **stories)
-    publish([folder / "random", folder / "clean", folder / "oracle"], folder / "board.csv", allow_dirty=True)
-    return folder
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return small_board(tmp_path_factory.mktemp("runs"))
 
 
 def write_rows(path: Path, names: list[str], rows: list[dict[str, str]]) -> Path:

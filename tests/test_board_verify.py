@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from leaderboards.schema import header
 from leaderboards.verify import verify
 from stepgame.cli import main
 from stepgame.errors import InputError
+from tests.boards import rows_of, small_board
 
 ROOT = Path(__file__).parent.parent
 BOARD = ROOT / "leaderboards" / "stepgame.csv"
@@ -30,18 +30,7 @@ Line = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    stories = {"hops": "1-3", "per_hop": 5}
-    evaluate("random", out=folder / "random", noise=True, **stories)
-    evaluate("random", out=folder / "clean", noise=False, **stories)
-    evaluate("oracle", out=folder / "oracle", noise=True, score="generate", **stories)
-    publish([folder / "random", folder / "clean", folder / "oracle"], folder / "board.csv", allow_dirty=True)
-    return folder
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return small_board(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -21,6 +21,7 @@ from leaderboards import COLUMNS, Board, plot_accuracy, publish, row_of
 from leaderboards.schema import IDENTITY, MAX_CELL, cell, header, hops_of_header, is_formula
 from stepgame.cli import main
 from stepgame.errors import InputError
+from tests.boards import rows_of
 
 
 def ask(out: Path, model: str = "oracle", **settings: object) -> Run:
@@ -50,11 +51,6 @@ def runs(made: Path, tmp_path: Path) -> Path:
 
 def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def rows_of(board: Path) -> list[dict[str, str]]:
-    with board.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_row_says_what_the_run_was(runs: Path, tmp_path: Path) -> None:
