@@ -6,7 +6,8 @@ own words. The real text must then be those pieces with the real contents betwee
 or rewrites what it is given does not pass, and the example is named.
 
 Models without a chat template read plain text as `harness.models.chat.plain_text` has it: blank lines between turns,
-the cue before each answer, and the end-of-sequence token behind the last one.
+the cue before each answer, and the end-of-sequence token behind the last one. An option that is scored without a cue
+completes the text, behind a blank.
 """
 
 from __future__ import annotations
@@ -66,20 +67,23 @@ class Encoder:
         self._special = frozenset(tokenizer.all_special_ids)
         self._pieces: dict[tuple[str, ...], list[str]] = {}
 
-    def encode(self, name: str, messages: Sequence[Message], cue: str = "") -> TokenisedConversation:
+    def encode(
+        self, name: str, messages: Sequence[Message], cue: str = "", *, option: bool = False
+    ) -> TokenisedConversation:
         """Tokenise a conversation.
 
         Args:
             name: of the example, for messages.
             messages: the turns; the last one is the assistant's.
             cue: what stands before an answer, for models without a chat template.
+            option: whether the answer is an option as the harness scores it.
 
         Raises:
             InputError: if there is no answer, or the template does not keep the turns as they are.
         """
         if not messages or messages[-1].role != "assistant" or not messages[-1].content.strip():
             raise InputError(f"example {name}: the last turn must be the assistant's, and not empty")
-        text, spans = self._lay_out(name, messages) if self._chat else self._plain(messages, cue)
+        text, spans = self._lay_out(name, messages) if self._chat else self._plain(messages, cue, option)
         encoding = self.tokenizer(text, add_special_tokens=not self._chat, return_offsets_mapping=True)
         ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
         owners = _owners(offsets, spans)
@@ -139,11 +143,12 @@ class Encoder:
             ) from None
         return text
 
-    def _plain(self, messages: Sequence[Message], cue: str) -> tuple[str, list[_Span]]:
+    def _plain(self, messages: Sequence[Message], cue: str, option: bool) -> tuple[str, list[_Span]]:
         text, spans = "", []
         for place, message in enumerate(messages):
             content = message.content.strip()
-            text += "\n\n" if place else ""
+            completes = option and not cue and place == len(messages) - 1
+            text += "" if not place else " " if completes else "\n\n"
             if message.role == "assistant" and not (cue and content.startswith(cue)):
                 text += f"{cue} " if cue else ""
             spans.append(_Span(len(text), len(text) + len(content)))

@@ -109,7 +109,9 @@ def prepare(
         raise InputError(f"--max-tokens {max_tokens} is more than the {bound} positions of {base.spec!r}; lower it")
     found, shortened, left_out = [], 0, 0
     for example in examples:
-        whole = encoder.encode(example.id, example.messages, example.cue)
+        asked = example.asked
+        option = asked is not None and example.messages[-1].content == asked.gold
+        whole = encoder.encode(example.id, example.messages, example.cue, option=option)
         length = len(whole.ids)
         if max_tokens is None and bound is not None and length > bound:
             raise InputError(

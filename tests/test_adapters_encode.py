@@ -150,6 +150,10 @@ def test_plain_text_is_what_the_harness_asks() -> None:
     words: Any = made.tokenizer
     assert words.decode(tokens.ids) == asked + " left" + words.eos_token
     assert words.decode(tokens.ids[tokens.answer :]) == " left" + words.eos_token
+    # Without a cue an option is scored behind a blank; a text that is written begins a paragraph.
+    option = made.encode("e", (*turns, Message("assistant", "left")), option=True)
+    assert words.decode(option.ids) == plain_text(Prompt(turns, "", example)) + " left" + words.eos_token
+    assert "?\n\nleft" in words.decode(made.encode("e", (*turns, Message("assistant", "left"))).ids)
 
 
 def test_cut_keeps_the_first_tokens() -> None:

@@ -365,25 +365,12 @@ def first_tokens(bench: Bench, tokenizer: Any, asker: Asker) -> list[int]:
 def _answered(bench: Bench, encoder: Encoder, asker: Asker, each: Labelled) -> Features:
     """Return a question with its label word as answer."""
     prompt = asker.prompt(each.text)
-    if encoder.tokenizer.chat_template is None:
-        features: Features | None = _completed(encoder.tokenizer, prompt, asker.options, each.label)
-    else:
-        messages = (*prompt.messages, Message("assistant", asker.options[each.label]))
-        features = answer_features(encoder.encode(each.text.id, messages, prompt.cue), messages)
+    messages = (*prompt.messages, Message("assistant", asker.options[each.label]))
+    features = answer_features(encoder.encode(each.text.id, messages, prompt.cue, option=True), messages)
     if features is None:
         raise InputError(f"text {each.text.id}: this model's tokenizer makes no token of its label word")
     _check_length(bench, len(features.ids), each.text)
     return features
-
-
-def _completed(tokenizer: Any, prompt: Prompt, options: tuple[str, ...], label: int) -> Features:
-    """Return a question that is completed by a word, in the tokens that the harness scores it by."""
-    encoder = PromptEncoder(tokenizer)
-    asked = encoder.encode([prompt])[0]
-    answer = encoder.options(asked, options)[label]
-    end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-    weights = (*[0.0] * len(asked.ids), *[1.0] * (len(answer) + len(end)))
-    return Features((*asked.ids, *answer, *end), weights, weights, len(asked.ids))
 
 
 def _check_length(bench: Bench, length: int, text: Text) -> None:
