@@ -75,11 +75,11 @@ def overlap(texts: Sequence[str]) -> float:
 
 
 def summary(rows: Sequence[dict[str, Any]], tasks: Sequence[str], variants: Sequence[str]) -> list[dict[str, Any]]:
-    """Return mean and spread by task and variant, and the difference to no pre-training in pairs over seeds."""
+    """Return mean and spread by task and variant, and the difference to no pre-training in pairs; and over all tasks."""
     found = []
-    for task in tasks:
+    for task in [*tasks, *(["all"] if len(tasks) > 1 else [])]:
         own = {
-            variant: [row["accuracy"] for row in rows if (row["task"], row["variant"]) == (task, variant)]
+            variant: [row["accuracy"] for row in rows if task in (row["task"], "all") and row["variant"] == variant]
             for variant in variants
         }
         for variant, values in own.items():
