@@ -75,7 +75,7 @@ def overlap(texts: Sequence[str]) -> float:
 
 
 def summary(rows: Sequence[dict[str, Any]], tasks: Sequence[str], variants: Sequence[str]) -> list[dict[str, Any]]:
-    """Return mean and spread by task and variant, and the difference to no pre-training in pairs; and over all tasks."""
+    """Return mean, spread and the paired difference to no pre-training, by task and variant, and over all tasks."""
     found = []
     for task in [*tasks, *(["all"] if len(tasks) > 1 else [])]:
         own = {
