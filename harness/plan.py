@@ -164,7 +164,7 @@ def plan_of(manifest: Mapping[str, Any], *, to_ask: bool = True) -> Plan:
 
     Args:
         manifest: of the run.
-        to_ask: whether the model is to be asked again; else its adapter may be gone.
+        to_ask: whether the model is to be asked again; else it and its adapter may be gone, and nothing is looked for.
 
     Raises:
         InputError: if the manifest is incomplete, or what it names is no longer there.
@@ -174,16 +174,7 @@ def plan_of(manifest: Mapping[str, Any], *, to_ask: bool = True) -> Plan:
         sampling = manifest["sampling"]
         if sampling is not None:
             sampling = Sampling(**{**sampling, "stop": tuple(sampling["stop"])})
-        request = parse_model(
-            model["spec"],
-            backend=model["backend"] if model["backend"] in ENGINES else None,
-            dtype=model["dtype"] or "auto",
-            device=model["device"] or "auto",
-            batch_tokens=model["request"]["batch_tokens"],
-            seed=manifest["seed"],
-            args=model["request"]["args"],
-            adapter=manifest["adapter"]["path"] if to_ask and manifest["adapter"] is not None else None,
-        )
+        request = _request_again(manifest) if to_ask else ModelRequest(model["spec"], model["backend"], model["spec"])
         # The text that was frozen, not what a newer version may have under the same name.
         template = PromptTemplate(prompt["name"], prompt["version"], manifest["score"], **prompt["text"])
         if "shots" in prompt:
@@ -195,6 +186,20 @@ def plan_of(manifest: Mapping[str, Any], *, to_ask: bool = True) -> Plan:
         raise InputError(f"the run's {MANIFEST} is incomplete or was changed by hand: {error}") from None
     made = make_task(name, parameters)
     return Plan(request, made, template, manifest["score"], sampling, manifest["seed"], command, cache, None, replicas)
+
+
+def _request_again(manifest: Mapping[str, Any]) -> ModelRequest:
+    model = manifest["model"]
+    return parse_model(
+        model["spec"],
+        backend=model["backend"] if model["backend"] in ENGINES else None,
+        dtype=model["dtype"] or "auto",
+        device=model["device"] or "auto",
+        batch_tokens=model["request"]["batch_tokens"],
+        seed=manifest["seed"],
+        args=model["request"]["args"],
+        adapter=None if manifest["adapter"] is None else manifest["adapter"]["path"],
+    )
 
 
 def manifest_of(plan: Plan, identity: Identity) -> dict[str, Any]:

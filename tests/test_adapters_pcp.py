@@ -134,6 +134,7 @@ def test_a_run_gives_the_pipelines_own_answers(made: Path, tmp_path: Path) -> No
     run = evaluate(str(made), out=tmp_path / "run", **asked)
     right = [line["correct"] for line in run.samples()]
     assert sum(right) / len(right) == pytest.approx(result(made)["test_accuracy"])
+    assert (tmp_path / "run/training.json").read_bytes() == (made / "training/manifest.json").read_bytes()
 
 
 def test_masked_models_are_refused_where_they_cannot_go(made: Path) -> None:

@@ -79,6 +79,17 @@ def test_the_best_step_is_kept(trained: Adapter, base: str, tmp_path: Path) -> N
     }
 
 
+def test_judging_again_needs_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one that was named as a folder of the place where the run was made."""
+    monkeypatch.chdir(tmp_path)
+    tiny_decoder(Path("mine"))
+    run = evaluate("mine", out="run", hops=1, per_hop=2, prompt="question")
+    shutil.rmtree("mine")
+    assert rescore("run").results == run.results
+    with pytest.raises(InputError, match="unknown model 'mine'"):
+        resume("run")
+
+
 def test_a_run_with_it_names_it(trained: Adapter, base: str, tmp_path: Path) -> None:
     asked: dict[str, Any] = {"hops": 1, "per_hop": 4, "prompt": "question"}
     with_it = evaluate(base, adapter=trained.folder, out=tmp_path / "on", **asked)

@@ -42,6 +42,7 @@ __all__ = [
     "ADAPTER_FILE",
     "FORMAT",
     "GROUP",
+    "TRAINING_RECORD",
     "Adapter",
     "Kind",
     "SoftPrompt",
@@ -55,6 +56,8 @@ __all__ = [
 Kind = Literal["soft-prompt", "lora", "weights"]
 
 ADAPTER_FILE = "adapter.json"
+TRAINING_RECORD = "training/manifest.json"
+"""Where a folder says how it was trained."""
 FORMAT = 1
 """Version of ``adapter.json``; raised when its meaning changes."""
 
@@ -115,7 +118,7 @@ class Adapter:
     @property
     def training(self) -> Path | None:
         """The record of how it was trained; None where the folder has none. It decides no answer."""
-        path = self.folder / "training" / "manifest.json"
+        path = self.folder / TRAINING_RECORD
         return path if path.is_file() else None
 
     def record(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
-from harness.models.adapters import Adapter
+from harness.models.adapters import TRAINING_RECORD, Adapter
 from harness.task import Example
 
 __all__ = [
@@ -174,8 +174,11 @@ class ModelRequest:
 
     @property
     def trained_by(self) -> Path | None:
-        """The record of how its adapter was trained; None where there is none."""
-        return None if self.adapter is None else self.adapter.training
+        """The record of how its adapter was trained, or the folder that is the model; None where there is none."""
+        if self.adapter is not None:
+            return self.adapter.training
+        path = Path(self.target) / TRAINING_RECORD
+        return path if path.is_file() else None
 
 
 @dataclass(frozen=True, slots=True)
