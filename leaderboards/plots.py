@@ -211,12 +211,8 @@ def plot_mistakes(named: Sequence[tuple[str, Mapping[str, int]]], out: str | Pat
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-        axes.set_title(
-            "Kinds of mistake, in shares of each run's mistakes (their number in brackets)",
-            loc="left",
-            fontsize=13,
-            fontweight="bold",
-        )
+        axes.set_title("Kinds of mistake", loc="left", fontsize=13, fontweight="bold")
+        axes.set_xlabel("share of a run's mistakes (their number in brackets)")
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
         _save(figure, out)
     return out
