@@ -192,6 +192,9 @@ def test_fields_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for labelled in (True, False):
         with pytest.raises(InputError, match="holds a second text in 'sentence2', but the task 'sst2' has one"):
             read_texts(pair, load_task("sst2"), labelled=labelled)
+    later = write(tmp_path / "later.jsonl", GOOD + '{"text": "one", "text_b": "two", "label": 1}\n')
+    with pytest.raises(InputError, match="line 2: it holds a second text in 'text_b'"):
+        read_texts(later, load_task("sst2"), labelled=True)
     mine = parse_task("mine", {**TWO, "fields": {"a": "reviw"}})
     review = write(tmp_path / "review.jsonl", '{"review": "good", "text": "not this", "label": 1}\n')
     with pytest.raises(InputError, match="no field 'reviw', which the task 'mine' has a in"):

@@ -124,9 +124,6 @@ def _columns(where: str, row: Mapping[str, Any], task: ClozeTask, *, labelled: b
     guessed = {key: name for key, name in guessed.items() if name not in given.values()}
     plain = _HEADERLESS.get(len(row), {}) if "0" in row and not given else {}
     found = {key: name for key, name in (guessed | plain | given).items() if key in wanted and name in row}
-    second = next((name for name in row if name in _SECOND and row[name]), None)
-    if not task.pair and "a" not in given and second is not None:
-        raise InputError(f"{where}: it holds a second text in {second!r}, but the task {task.name!r} has one")
     missing = [key for key in wanted if key not in found and (key != "label" or labelled)]
     if missing:
         what = {"a": "the text", "b": "the second text", "label": "the label"}[missing[0]]
@@ -143,6 +140,9 @@ def _text(
     for column in columns.values():
         if column not in row:
             raise InputError(f"{where}: no field {column!r}, which the first row has")
+    second = next((name for name in row if name in _SECOND and row[name]), None)
+    if not task.pair and columns["a"] not in task.fields.values() and second is not None:
+        raise InputError(f"{where}: it holds a second text in {second!r}, but the task {task.name!r} has one")
     texts = tuple(" ".join(str(row[columns[key]] or "").split()) for key in "ab" if key in columns)
     for key, text in zip("ab", texts, strict=False):
         if not text:
