@@ -46,6 +46,7 @@ __all__ = [
     "MANIFEST",
     "RESULT",
     "check_start",
+    "checkpoint_gradients",
     "chosen_checkpoint",
     "first_place",
     "last_checkpoint",
@@ -335,8 +336,7 @@ def _trainer(
 ) -> AdapterTrainer:
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     model = method.scorable(module)[0]
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    checkpoint_gradients(settings, model)
     return make_trainer(
         settings,
         training,
@@ -352,6 +352,12 @@ def _trainer(
         score=(lambda: _accuracy(method, module, tokenizer, base, data, settings)) if _asks(base, data) else None,
         full=method.kind == "weights",
     )
+
+
+def checkpoint_gradients(settings: TrainSettings, model: Any) -> None:
+    """Let a model of transformers compute activations again instead of keeping them, where that is asked for."""
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def make_trainer(

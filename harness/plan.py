@@ -12,6 +12,7 @@ from typing import Any
 import stepgame
 from harness.asking import Replicas
 from harness.facts import FACTS_EXTRACTION, read_facts
+from harness.models.adapters import TRAINING_RECORD
 from harness.models.base import Identity, ModelRequest, Sampling, Verb
 from harness.models.registry import ADAPTED, ENGINES, parse_model, require_verb
 from harness.progress import say
@@ -26,7 +27,17 @@ from harness.tasks import FILE_TASKS, TASKS, known_tasks, make_task, task_of_fil
 from stepgame.engines import is_engine
 from stepgame.errors import InputError
 
-__all__ = ["Plan", "check_same", "freeze", "make_plan", "manifest_of", "plan_of", "request_of", "warn_of_versions"]
+__all__ = [
+    "Plan",
+    "check_same",
+    "freeze",
+    "make_plan",
+    "manifest_of",
+    "plan_of",
+    "request_of",
+    "training_record",
+    "warn_of_versions",
+]
 
 DEFAULT_MAX_TOKENS = 64
 """Longest text where neither the user nor the prompt says; the form asked for takes about eight."""
@@ -123,6 +134,21 @@ def request_of(settings: RunSettings) -> ModelRequest:
         seed=settings.seed,
         args=settings.backend_args,
     )
+
+
+def training_record(request: ModelRequest) -> Path | None:
+    """Return the record of how what a request names was trained: its adapter, or a folder that is the model itself.
+
+    It decides no answer.
+
+    Returns:
+        The file; None where there is none, or where an engine has no folders.
+    """
+    if request.backend not in ADAPTED:
+        return None
+    folder = Path(request.target) if request.adapter is None else request.adapter.folder
+    path = folder / TRAINING_RECORD
+    return path if path.is_file() else None
 
 
 def make_plan(settings: RunSettings, task: Task | None, command: Sequence[str]) -> Plan:

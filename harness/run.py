@@ -17,7 +17,7 @@ from harness.asking import Answers, Asked, OneModel, Reply
 from harness.judge import judge_choice, judge_text, rejudge, summarise
 from harness.models.base import Closing, Failure, Prompt, Scores
 from harness.models.registry import load_model
-from harness.plan import Plan, check_same, make_plan, manifest_of, plan_of, warn_of_versions
+from harness.plan import Plan, check_same, make_plan, manifest_of, plan_of, training_record, warn_of_versions
 from harness.progress import Progress
 from harness.provenance import command_line, redacted
 from harness.record import MANIFEST, SAMPLES, Run, RunFolder, hash_of_prompt, load_run
@@ -188,7 +188,7 @@ def _execute(plan: Plan, record: RunFolder, *, keep: bool) -> Run:
             manifest = manifest_of(plan, asked.identity)
             if old is None:
                 record.clear()
-                record.write_manifest(manifest, plan.request.trained_by)
+                record.write_manifest(manifest, training_record(plan.request))
             else:
                 check_same(old, manifest, _SAME_LOADED, record.path)
                 warn_of_versions(old, manifest)

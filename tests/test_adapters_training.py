@@ -25,6 +25,8 @@ from adapters.trainer import MicroBatches, TrainingStoppedError
 from harness import evaluate
 from harness.models.adapters import Adapter
 from harness.models.builtin import checkpoint_hash
+from harness.models.registry import parse_model
+from harness.plan import training_record
 from harness.run import rescore, resume
 from stepgame.errors import InputError
 from tests.tiny import tiny_decoder, tiny_encoder_decoder
@@ -88,6 +90,16 @@ def test_judging_again_needs_no_model(tmp_path: Path, monkeypatch: pytest.Monkey
     assert rescore("run").results == run.results
     with pytest.raises(InputError, match="unknown model 'mine'"):
         resume("run")
+
+
+def test_what_a_server_calls_its_model_is_no_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_decoder(Path("mine"))
+    Path("mine/training").mkdir()
+    Path("mine/training/manifest.json").write_text("{}", encoding="utf-8")
+    assert training_record(parse_model("mine")) == Path("mine/training/manifest.json")
+    assert training_record(parse_model("openai:mine")) is None
+    assert training_record(parse_model("openai:" + 300 * "m")) is None
 
 
 def test_a_run_with_it_names_it(trained: Adapter, base: str, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from adapters.settings import TrainSettings
 from adapters.trainer import put_trainable, trainable
 from adapters.training import (
     CHECKPOINTS,
+    checkpoint_gradients,
     chosen_checkpoint,
     last_checkpoint,
     make_trainer,
@@ -66,8 +67,7 @@ def perform_stage(
     own, dev = _settings(bench, name), bench.corpus.dev
     going_on = last_checkpoint(folder) if (folder / CHECKPOINTS).exists() else None
     predict = learner.predict
-    if own.gradient_checkpointing:
-        learner.model.gradient_checkpointing_enable({"use_reentrant": False})
+    checkpoint_gradients(own, learner.model)
     if own.shard:
         shard(learner.module, learner.model, place_of(own)[0])
     trainer = make_trainer(

@@ -20,7 +20,7 @@ from harness.judge import summarise
 from harness.models.adapters import read_adapter
 from harness.models.base import Closing, ModelRequest, TokenModel
 from harness.models.registry import load_model
-from harness.plan import check_same, freeze, request_of, warn_of_versions
+from harness.plan import check_same, freeze, request_of, training_record, warn_of_versions
 from harness.record import MANIFEST, Run, RunFolder, hash_of_prompt, load_run
 from harness.run import LM_EVAL
 from harness.settings import RunSettings
@@ -79,7 +79,7 @@ def perform_lm_eval(settings: RunSettings, record: RunFolder, command: Sequence[
         if old is None:
             record.clear()
             _forget(record.path)
-            record.write_manifest(manifest, request.trained_by)
+            record.write_manifest(manifest, training_record(request))
         else:
             check_same(old, json.loads(json.dumps(manifest)), _SAME, record.path)
             warn_of_versions(old, manifest)

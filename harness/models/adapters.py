@@ -115,12 +115,6 @@ class Adapter:
     base: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def training(self) -> Path | None:
-        """The record of how it was trained; None where the folder has none. It decides no answer."""
-        path = self.folder / TRAINING_RECORD
-        return path if path.is_file() else None
-
     def record(self) -> dict[str, Any]:
         """Return what a run's manifest holds of it."""
         return {

@@ -31,12 +31,18 @@ def kind_of(names: Sequence[str]) -> Architecture:
     return "generative" if not names or any(word in each for each in names for word in writes) else "encoder"
 
 
-_OFFSET = frozenset(
-    (
-        *("camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet"),
-        *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"),
-    )
-)
+_OFFSET = {
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "luke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+}
 """Kinds of models that count positions from behind the padding's id on."""
 
 

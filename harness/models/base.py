@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
-from harness.models.adapters import TRAINING_RECORD, Adapter
+from harness.models.adapters import Adapter
 from harness.task import Example
 
 __all__ = [
@@ -171,14 +170,6 @@ class ModelRequest:
     args: Mapping[str, str] = field(default_factory=dict)
     verb: Verb | None = None
     adapter: Adapter | None = None
-
-    @property
-    def trained_by(self) -> Path | None:
-        """The record of how its adapter was trained, or the folder that is the model; None where there is none."""
-        if self.adapter is not None:
-            return self.adapter.training
-        path = Path(self.target) / TRAINING_RECORD
-        return path if path.is_file() else None
 
 
 @dataclass(frozen=True, slots=True)
