@@ -99,8 +99,9 @@ def assert_close_tensors(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("name", list(METHODS))
 def test_two_processes_learn_what_one_does_at_the_same_global_batch(name: str, way: str, learnt: Path) -> None:
     one, two = learnt / f"{name}-one", learnt / f"{name}-{way}"
-    stages, points = (("label-ft", "pretrain", "fine-tune"), [2, 2, 1]) if name == "pcp" else ((".",), [3, 3, 2])
-    for stage in stages:
+    # Nothing is held out of a pre-training, so it has no validation.
+    of_pipeline = {"label-ft": [2, 2, 1], "pretrain": [2, 2, 0], "fine-tune": [2, 2, 1]}
+    for stage, points in (of_pipeline if name == "pcp" else {".": [3, 3, 2]}).items():
         assert_close(one / "training" / stage, two / "training" / stage, points)
     weights = WEIGHTS.get(name, "model.safetensors")
     assert_close_tensors(one / weights, two / weights)
