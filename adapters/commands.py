@@ -39,7 +39,11 @@ def train(
     ],
     looked_at: Annotated[
         str | None,
-        typer.Option("--method", help=f"With {INSPECT}, whose view is shown. With {PCP}: {_PIPELINES}. [default: pcp]"),
+        typer.Option(
+            "--method",
+            envvar="STEPGAME_METHOD",
+            help=f"With {INSPECT}, whose view is shown. With {PCP}: {_PIPELINES}. [default: pcp]",
+        ),
     ] = None,
     show: Annotated[
         int | None, typer.Option("--show", help="Examples shown.", rich_help_panel=_PANEL, show_default="5")

@@ -26,7 +26,10 @@ __all__ = ["compare", "probe"]
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.", show_default=False)],
     json_out: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--json", metavar="FILE", help="Write everything as JSON.", envvar="STEPGAME_JSON", show_default=False
+        ),
     ] = None,
     match: Annotated[
         str,

@@ -14,13 +14,14 @@ from harness.asking import Replicas
 from harness.facts import FACTS_EXTRACTION, read_facts
 from harness.models.adapters import TRAINING_RECORD
 from harness.models.base import Identity, ModelRequest, Sampling, Verb
+from harness.models.builtin import BUILTIN
 from harness.models.registry import ADAPTED, ENGINES, parse_model, require_verb
 from harness.progress import say
 from harness.prompts import PromptTemplate, Score, load_prompt
 from harness.prompts.shots import Shots, draw_shots, shots_of
 from harness.prompts.working import can_be_worked
 from harness.provenance import git_state, hardware, versions
-from harness.record import FORMAT, MANIFEST
+from harness.record import FORMAT, MANIFEST, read_json
 from harness.settings import RunSettings
 from harness.task import Example, Extraction, Task
 from harness.tasks import FILE_TASKS, TASKS, known_tasks, make_task, task_of_file
@@ -136,19 +137,24 @@ def request_of(settings: RunSettings) -> ModelRequest:
     )
 
 
-def training_record(request: ModelRequest) -> Path | None:
+def training_record(request: ModelRequest) -> dict[str, Any] | None:
     """Return the record of how what a request names was trained: its adapter, or a folder that is the model itself.
 
     It decides no answer.
 
     Returns:
-        The file; None where there is none, or where an engine has no folders.
+        Its manifest, with what came out under ``result``; None where there is none, or where an engine has no folders.
+
+    Raises:
+        InputError: if it cannot be read.
     """
-    if request.backend not in ADAPTED:
+    if request.backend not in ADAPTED or (request.adapter is None and request.target == BUILTIN):
         return None
     folder = Path(request.target) if request.adapter is None else request.adapter.folder
-    path = folder / TRAINING_RECORD
-    return path if path.is_file() else None
+    path, result = (folder / name for name in TRAINING_RECORD)
+    if not path.is_file():
+        return None
+    return read_json(path) | ({"result": read_json(result)} if result.is_file() else {})
 
 
 def make_plan(settings: RunSettings, task: Task | None, command: Sequence[str]) -> Plan:

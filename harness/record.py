@@ -196,15 +196,15 @@ class RunFolder:
         (self.path / TRAINING).unlink(missing_ok=True)
         (self.path / MANIFEST).unlink(missing_ok=True)
 
-    def write_manifest(self, manifest: Mapping[str, Any], training: Path | None = None) -> None:
+    def write_manifest(self, manifest: Mapping[str, Any], training: Mapping[str, Any] | None = None) -> None:
         """Freeze what defines the run.
 
         Args:
             manifest: what defines it.
-            training: record of how its adapter was trained, of which a copy is kept; None for none.
+            training: record of how its adapter was trained, which is kept beside it; None for none.
         """
         if training is not None:
-            write_text(self.path / TRAINING, training.read_text(encoding="utf-8"))
+            write_text(self.path / TRAINING, _pretty(training))
         write_text(self.path / MANIFEST, _pretty(manifest))
 
     def append(self, lines: Iterable[Line]) -> None:

@@ -34,8 +34,10 @@ def _cell(text: object) -> str:
 
 
 def _default(parameter: Any) -> str:
-    value = parameter.default
-    if value in (None, (), "", False) or callable(value) or not getattr(parameter, "show_default", False):
+    value, shown = parameter.default, getattr(parameter, "show_default", False)
+    if isinstance(shown, str) and shown:
+        return f" [default: {shown}]"
+    if value in (None, (), "", False) or callable(value) or not shown:
         return ""
     return f" [default: {value}]"
 

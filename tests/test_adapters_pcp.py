@@ -134,7 +134,8 @@ def test_a_run_gives_the_pipelines_own_answers(made: Path, tmp_path: Path) -> No
     run = evaluate(str(made), out=tmp_path / "run", **asked)
     right = [line["correct"] for line in run.samples()]
     assert sum(right) / len(right) == pytest.approx(result(made)["test_accuracy"])
-    assert (tmp_path / "run/training.json").read_bytes() == (made / "training/manifest.json").read_bytes()
+    manifest = json.loads((made / "training/manifest.json").read_text(encoding="utf-8"))
+    assert json.loads((tmp_path / "run/training.json").read_text()) == {**manifest, "result": result(made)}
 
 
 def test_masked_models_are_refused_where_they_cannot_go(made: Path) -> None:
@@ -426,3 +427,6 @@ def test_stepgame(decoder: str, tmp_path: Path) -> None:
     labels = [json.loads(line) for line in (out / "training/pseudo_labels.jsonl").read_text().splitlines()]
     assert len(labels) == 8
     assert load_task("stepgame").labels[0] == ("left",)
+    task = json.loads((out / "training/manifest.json").read_text(encoding="utf-8"))["task"]
+    assert task["words"][0] == "left"
+    assert task["prompt"]["sha256"] == run.manifest["prompt"]["sha256"]

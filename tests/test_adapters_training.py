@@ -24,6 +24,7 @@ from adapters import load, train
 from adapters.trainer import MicroBatches, TrainingStoppedError
 from harness import evaluate
 from harness.models.adapters import Adapter
+from harness.models.architecture import architecture_of
 from harness.models.builtin import checkpoint_hash
 from harness.models.registry import parse_model
 from harness.plan import training_record
@@ -97,9 +98,18 @@ def test_what_a_server_calls_its_model_is_no_folder_here(tmp_path: Path, monkeyp
     tiny_decoder(Path("mine"))
     Path("mine/training").mkdir()
     Path("mine/training/manifest.json").write_text("{}", encoding="utf-8")
-    assert training_record(parse_model("mine")) == Path("mine/training/manifest.json")
+    assert training_record(parse_model("mine")) == {}
     assert training_record(parse_model("openai:mine")) is None
     assert training_record(parse_model("openai:" + 300 * "m")) is None
+
+
+def test_a_folder_with_the_built_in_models_name_is_not_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("smollm2/training").mkdir(parents=True)
+    Path("smollm2/training/manifest.json").write_text("{}", encoding="utf-8")
+    Path("smollm2/config.json").write_text('{"architectures": ["BertForMaskedLM"]}', encoding="utf-8")
+    assert training_record(parse_model("smollm2")) is None
+    assert architecture_of(parse_model("smollm2")) == "generative"
 
 
 def test_a_run_with_it_names_it(trained: Adapter, base: str, tmp_path: Path) -> None:
@@ -110,6 +120,7 @@ def test_a_run_with_it_names_it(trained: Adapter, base: str, tmp_path: Path) -> 
     assert without.manifest["adapter"] is None
     kept = json.loads((tmp_path / "on/training.json").read_text(encoding="utf-8"))
     assert kept["method"] == "dept"
+    assert kept.pop("result")["parameters"] == 704
     assert kept == json.loads((trained.folder / "training/manifest.json").read_text(encoding="utf-8"))
     assert not (tmp_path / "off/training.json").exists()
     evaluate(base, out=tmp_path / "on-and-off", adapter=trained.folder, **asked)

@@ -22,7 +22,7 @@ from adapters.pcp.modules import ClassifierModule, GapModule, MaskedModule, Matc
 from adapters.pcp.readers import Text
 from adapters.pcp.rows import IGNORED, Masker, Row, RowBatches, Visits, as_features
 from adapters.pcp.soft import soften
-from adapters.pcp.tasks import ClozeTask
+from adapters.pcp.tasks import STEPGAME, ClozeTask
 from adapters.processes import processes
 from adapters.trainer import MicroBatches
 from adapters.training import first_place, load_weights
@@ -100,6 +100,13 @@ class Bench:
     def asker(self) -> Asker:
         """How the task is asked with its hard template."""
         return self.ask(self.task, self.tokenizer)
+
+    def task_record(self) -> dict[str, Any]:
+        """Return what decides how the task is asked, as manifests hold it."""
+        if self.masked or self.task.name != STEPGAME or not self.settings.asks:
+            return self.task.record()
+        asker = self.asker
+        return {"name": self.task.name, "words": list(asker.options), "prompt": asker.prompt_record()}
 
     def ask(self, task: ClozeTask, tokenizer: Any) -> Asker:
         """Return how a form of the task is asked."""

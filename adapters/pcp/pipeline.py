@@ -165,7 +165,7 @@ def _manifest(bench: Bench, command: Sequence[str]) -> dict[str, Any]:
     return {
         "method": NAME,
         "pipeline": bench.settings.record(),
-        "task": bench.task.record(),
+        "task": bench.task_record(),
         "base": bench.base.record(),
         "settings": plain,
         "data": {**bench.corpus.record(), "pseudo_labels_sha256": _given_labels(bench.settings)},
@@ -341,7 +341,7 @@ def _finish(
         folder,
         kind="weights",
         method=bench.settings.method,
-        config={"task": bench.task.record(), "template": bench.settings.template},
+        config={"task": bench.task_record(), "template": bench.settings.template},
         base=bench.base.record(),
         files=files,
     )

@@ -56,7 +56,7 @@ __all__ = [
 Kind = Literal["soft-prompt", "lora", "weights"]
 
 ADAPTER_FILE = "adapter.json"
-TRAINING_RECORD = "training/manifest.json"
+TRAINING_RECORD = ("training/manifest.json", "training/result.json")
 """Where a folder says how it was trained."""
 FORMAT = 1
 """Version of ``adapter.json``; raised when its meaning changes."""

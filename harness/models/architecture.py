@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.models.base import ModelRequest, Verb
+from harness.models.builtin import BUILTIN
 from stepgame.errors import InputError, require
 
 __all__ = ["Architecture", "architecture_of", "check_engine", "kind_of", "positions_of"]
@@ -65,8 +66,6 @@ def architecture_of(request: ModelRequest) -> Architecture:
     Raises:
         InputError: if its configuration is not to be had.
     """
-    from harness.models.builtin import BUILTIN
-
     found = _in_folder(request)
     if found is not None:
         return found
@@ -111,8 +110,13 @@ def check_engine(request: ModelRequest, verb: Verb | None = None) -> None:
 
 def _in_folder(request: ModelRequest) -> Architecture | None:
     """Return the kind of a checkpoint in a folder; None if it lies elsewhere, or cannot be told."""
-    own = request.adapter is not None and request.adapter.kind == "weights"
-    folder = request.adapter.folder if own and request.adapter is not None else Path(request.target)
+    if request.adapter is not None and request.adapter.kind == "weights":
+        folder = request.adapter.folder
+    elif request.target == BUILTIN:
+        # Not a folder of that name in the place where this runs.
+        return None
+    else:
+        folder = Path(request.target)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return kind_of([str(each) for each in config.get("architectures") or []])
