@@ -8,6 +8,8 @@ trained or comes from the hub; transformers for vLLM; a stand-in for a server. A
     <!-- run in: repository -->      run in the repository; what it writes goes below $SCRATCH
     <!-- run last: why -->           run when all other blocks of the document have been
 
+A block whose first line is a comment with the name of a file, as ``# bank.toml``, is that file.
+
 The flags of every command are held against the command line as they stand. A fence without a language holds no command.
 """
 
@@ -38,6 +40,7 @@ DOCUMENTS = [
     *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
 ]
 BLOCK = re.compile(r"(?:<!-- (?P<mark>[^>]*?) -->\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
+FILE = re.compile(r"# (\w+\.(?:py|toml))\n")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")
 MARKS = ("not run: ", "run in: repository", "run last: ")
 
@@ -136,8 +139,8 @@ def perform(line: str, given: StandIns, monkeypatch: pytest.MonkeyPatch) -> None
     assert not stopped.value.code, f"{line}: exit code {stopped.value.code}"
 
 
-def run_python(block: Block, document: str) -> None:
-    body = block.body
+def run_python(block: Block, document: str, given: StandIns) -> None:
+    body = re.sub(r'(\btrain\(.*?model=)"smollm2"', rf'\1"{given.model}"', block.body)
     for pattern, fewer in PYTHON:
         body = re.sub(pattern, fewer, body)
     code = compile(body, document, "exec")
@@ -203,11 +206,14 @@ def test_blocks_run(document: str, given: StandIns, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("SCRATCH", str(tmp_path / "out"))
     here = tmp_path / "here"
     here.mkdir()
+    monkeypatch.syspath_prepend(here)
     GIVEN.get(document, lambda _: None)(here)
     for block in sorted(blocks(document), key=lambda block: block.mark.startswith("run last: ")):
         monkeypatch.chdir(ROOT if block.mark == "run in: repository" else here)
-        if block.kind == "python":
-            run_python(block, document)
+        if name := FILE.match(block.body):
+            Path(name[1]).write_text(block.body, encoding="utf-8")
+        elif block.kind == "python":
+            run_python(block, document, given)
         for line in block.commands if block.kind == "bash" else ():
             understood(line)
             if block.is_run:
