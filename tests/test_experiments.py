@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("torch")
 
+from experiments import answers
+from harness import evaluate
 from stepgame.errors import InputError
 from tests.tiny import tiny_decoder
 
@@ -95,6 +97,19 @@ def test_soft_prompts(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     # Resumed: everything is there already, and comes out the same.
     run("dept_stepgame", tiny, tmp_path, monkeypatch)
     assert read(tmp_path / "results/tests.csv") == tests
+
+
+def test_answers_beside_what_shuffled_stories_would_give(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for model in ("majority", "oracle"):
+        evaluate(model, hops="1-3", per_hop=40, seed=3, out=tmp_path / model)
+    assert answers.main([str(tmp_path / "majority"), str(tmp_path / "oracle")]) == 0
+    constant, perfect = (line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:])
+    assert constant[1].endswith(" 100%")
+    for cell, other in zip(constant[2:], perfect[2:], strict=True):
+        accuracy, shuffled = cell.strip(" |").split(", ")
+        assert accuracy == shuffled
+        assert other.startswith("100.0, ")
+        assert 11 <= float(other.strip(" |").split(", ")[1]) < 30
 
 
 def test_the_papers_scale_is_only_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
