@@ -57,8 +57,15 @@ def block(value: object, limit: int = MAX_TEXT) -> str:
 
 
 def region(label: str, body: str, kind: str = "") -> str:
-    """Put something wide into a box that scrolls, by keyboard too."""
-    return f'<div class="scroll {kind}" tabindex="0" role="region" aria-label="{text(label)}">{body}</div>'
+    """Put something wide into a box that scrolls, by keyboard too.
+
+    Args:
+        label: what the box is called.
+        body: markup of what it holds.
+        kind: a further class of the style sheet.
+    """
+    style = f"scroll {kind}".rstrip()
+    return f'<div class="{style}" tabindex="0" role="region" aria-label="{text(label)}">{body}</div>'
 
 
 def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:

@@ -6,20 +6,21 @@ hash of a run's answers, and run folders are found by that hash in the folders t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import stepgame
 from leaderboards.board import Board, sha256_of
-from leaderboards.markup import page, table, text
-from leaderboards.parts import KIND_KEY, kinds_of_row, kinds_table, percent
+from leaderboards.markup import facts, page, region, table, text
+from leaderboards.parts import KIND_KEY, kinds_of_row, kinds_table, percent, reading
 from leaderboards.published import CONFIDENCE, read_published
 from leaderboards.rankings import (
     Entry,
     Ranking,
     asked_how,
     measured_rankings,
+    named_twins,
     noise_pairs,
     published_rankings,
     system_of,
@@ -40,6 +41,8 @@ RUN_FOLDERS = (Path("leaderboards/runs"), Path("runs"))
 
 MARKER = ".stepgame-site"
 """A file by which a later call knows that a folder is a site, and may be replaced."""
+
+T = TypeVar("T")
 
 
 class Site(NamedTuple):
@@ -69,31 +72,38 @@ def write_site(out: Path, board: Path, published: Path, runs: Sequence[Path] | N
         examples: answers shown of each run: so many of the first, and of the wrong.
 
     Raises:
-        InputError: if a board is not right, or ``out`` holds something that is no site.
+        InputError: if a board is not right, or ``out`` holds something that is no site, or is the working folder.
     """
-    if not board.is_file():
-        raise InputError(f"{board} is no file; expected a leaderboard's CSV")
+    for source, expected in ((board, "a leaderboard's CSV"), (published, "the CSV of published figures")):
+        if not source.is_file():
+            raise InputError(f"{source} is no file; expected {expected}")
     if examples < 0:
         raise InputError(f"--examples {examples}: expected a whole number of at least 0")
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).is_file())):
         raise InputError(f"--out {out}: holds something that is no site of this command; choose another folder")
+    target = out.resolve()
+    if Path.cwd().is_relative_to(target):
+        raise InputError(
+            f"--out {out}: a site takes the place of its folder, which the working folder cannot give up; name "
+            f"another, for instance --out {out / 'site'}"
+        )
     for folder in runs or ():
         if not folder.is_dir():
             raise InputError(f"--runs {folder}: is no folder; expected runs, or a folder of them")
-    rows = [row.cells for row in Board.read(board).rows]
-    figures = read_published(published)
+    book, board_bytes = _read_whole(board, Board.read)
+    figures, published_bytes = _read_whole(published, read_published)
+    rows = [row.cells for row in book.rows]
     found, notes = _find_runs({row["samples_sha256"] for row in rows}, runs)
     names = _page_names(rows)
-    with atomic_folder(out) as made:
+    with atomic_folder(target) as made:
         (made / MARKER).touch()
         (made / "runs").mkdir()
-        for source in (board, published):
-            # Their own bytes, under a name that is ours.
-            (made / ("stepgame.csv" if source is board else "published.csv")).write_bytes(source.read_bytes())
+        # Their own bytes, under a name that is ours.
+        (made / "stepgame.csv").write_bytes(board_bytes)
+        (made / "published.csv").write_bytes(published_bytes)
         for row, name in zip(rows, names, strict=True):
-            run = found.get(row["samples_sha256"])
-            note = "The folder of this run was not at hand when the page was made, so its answers are not shown."
-            (made / "runs" / name).write_text(run_page(row, run, examples, note), encoding="utf-8")
+            shown = _run_page(row, found.get(row["samples_sha256"]), examples, notes)
+            (made / "runs" / name).write_text(shown, encoding="utf-8")
         rankings = [*measured_rankings(rows), *published_rankings(figures)]
         links = {id(row): f"runs/{name}" for row, name in zip(rows, names, strict=True)}
         (made / "index.html").write_text(_index(rankings, rows, links), encoding="utf-8")
@@ -101,6 +111,30 @@ def write_site(out: Path, board: Path, published: Path, runs: Sequence[Path] | N
     if missing:
         notes.append(f"answers of {missing} rows are not shown: no folder of their run was found; name it by --runs")
     return Site(1 + len(rows), len(rows), len(figures), notes)
+
+
+def _read_whole(source: Path, read: Callable[[Path], T]) -> tuple[T, bytes]:
+    """Return what a file says and its bytes.
+
+    Raises:
+        InputError: if another process has written it in between.
+    """
+    before = source.read_bytes()
+    found = read(source)
+    if source.read_bytes() != before:
+        raise InputError(f"{source} was written by another process while it was read; try again")
+    return found, before
+
+
+def _run_page(row: dict[str, str], run: Run | None, examples: int, notes: list[str]) -> str:
+    """Return a row's page; a folder that cannot be read is left out of it, with a note."""
+    if run is not None:
+        try:
+            with reading(run.path):
+                return run_page(row, run, examples)
+        except InputError as error:
+            notes.append(f"left out: {error}")
+    return run_page(row, None, examples)
 
 
 def _page_names(rows: Sequence[dict[str, str]]) -> list[str]:
@@ -123,14 +157,15 @@ def _find_runs(wanted: set[str], folders: Sequence[Path] | None) -> tuple[dict[s
     for folder in folders or [each for each in RUN_FOLDERS if each.is_dir()]:
         places = [folder] if (folder / "manifest.json").is_file() else sorted(folder.glob("*/"))
         for place in places:
-            if not (place / "results.json").is_file() or not (place / "manifest.json").is_file():
-                continue
             try:
-                digest = sha256_of(place / "samples.jsonl")
-                if digest in wanted:
-                    found.setdefault(digest, load_run(place))
+                with reading(place):
+                    if not (place / "results.json").is_file() or not (place / "manifest.json").is_file():
+                        continue
+                    digest = sha256_of(place / "samples.jsonl")
+                    if digest in wanted:
+                        found.setdefault(digest, load_run(place))
             except InputError as error:
-                notes.append(str(error))
+                notes.append(f"left out: {error}")
     return found, notes
 
 
@@ -215,7 +250,7 @@ def _board_table(rankings: Sequence[Ranking], links: dict[int, str]) -> str:
         "</caption>"
         f"<thead><tr>{head}</tr></thead>{''.join(groups)}</table>"
     )
-    return f'<div class="scroll board" tabindex="0" role="region" aria-label="All rows">{inner}</div>'
+    return region("All rows", inner, kind="board")
 
 
 def _line(entry: Entry, ranking: Ranking, hops: Sequence[int], links: dict[int, str]) -> str:
@@ -318,13 +353,15 @@ def _mistakes(rankings: Sequence[Ranking], links: dict[int, str]) -> Iterator[st
 
 
 def _noise(rows: Sequence[dict[str, str]], links: dict[int, str]) -> Iterator[str]:
-    """Yield mean accuracy with and without noise, for runs that differ in nothing else."""
+    """Yield mean accuracy with and without noise, for runs on named stories that differ in nothing else."""
     yield (
         "<p>The same questions with and without distracting sentences, everything else alike. The bar spans from one "
         "mean accuracy to the other; what noise costs is in percentage points.</p>"
     )
     lines = []
     for clean, noisy in noise_pairs(rows):
+        if not named_twins(clean, noisy):
+            continue
         before, after = float(clean["mean"]), float(noisy["mean"])
         low, high = sorted((before, after))
         said = f"{percent(before)} without noise, {percent(after)} with noise"
@@ -336,15 +373,17 @@ def _noise(rows: Sequence[dict[str, str]], links: dict[int, str]) -> Iterator[st
         headings = ["run", "protocol", "0 to 100 %", "without noise", "with noise", "difference"]
         yield table("Mean accuracy with and without noise, in per cent", headings, lines, words=3)
     else:
-        yield '<p class="soft">No two measured rows differ in noise alone yet.</p>'
+        yield '<p class="soft">No two measured rows on named stories differ in noise alone yet.</p>'
 
 
 def _words() -> str:
-    from leaderboards.markup import facts
-
     pairs = [
         ("k", "links in the chain of a story; under the exact protocol its two ends are asked about"),
-        ("mean", "the unweighted mean of the accuracies at each k; of published rows only where all ten are known"),
+        (
+            "mean",
+            "the unweighted mean of the accuracies at each k; of a published row that does not give all ten, the total "
+            "that its source gives",
+        ),
         ("small numbers", "the 95 % Wilson interval, in per cent"),
         ("unparsed", "answers from which no label could be read; they count as wrong"),
         ("chance", "one in nine: the labels are the eight directions and overlap"),

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from leaderboards.markup import block, facts, table, text
-from leaderboards.schema import hops_of_header
+from leaderboards.schema import hops_of_header, row_of
 from leaderboards.svg import Point, strip
+from stepgame.errors import InputError, StepGameError
+from stepgame.hops import format_hops
 
-__all__ = ["KIND_KEY", "answers", "by_k_table", "kinds_of_row", "kinds_table", "percent", "points_of", "settings_list"]
+if TYPE_CHECKING:
+    from harness import Run
+
+__all__ = [
+    "KIND_KEY",
+    "answered_row",
+    "answers",
+    "by_k_table",
+    "kinds_of_row",
+    "kinds_table",
+    "percent",
+    "points_of",
+    "reading",
+    "settings_list",
+]
 
 _KINDS = (
     ("opposite", "opposite", 7),
@@ -24,6 +43,52 @@ KIND_KEY = (
     '<ul class="key">' + "".join(f'<li class="c{colour}"><i></i>{said}</li>' for _, said, colour in _KINDS) + "</ul>"
 )
 """What the colours of kinds of mistake mean."""
+
+
+@contextmanager
+def reading(*folders: str | Path) -> Iterator[None]:
+    """Refuse, in one line, folders whose files hold what no run writes.
+
+    Args:
+        folders: what the block reads.
+
+    Raises:
+        InputError: naming the folders, for whatever the block stumbled over.
+    """
+    try:
+        yield
+    except StepGameError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+        # Files of a stranger may hold anything anywhere, so what they make of the code that reads them is caught here.
+        what = f"{type(error).__name__}: {error}"[:300]
+        raise InputError(f"{', '.join(map(str, folders))} cannot be read as runs of this version ({what})") from error
+
+
+def answered_row(run: Run) -> dict[str, str]:
+    """Return the row of a run some of whose stories may have got no answer.
+
+    Args:
+        run: a run with results.
+
+    Returns:
+        The cells of `leaderboards.schema.row_of`, but for ``n`` at each k, which counts the answers that the accuracy
+        is of, and not the stories. A k without any answer is among the ``hops`` and has no cells of its own.
+
+    Raises:
+        InputError: if the run is unfinished, nothing was answered, or its records lack a field the row needs.
+    """
+    from harness import Run
+
+    asked = (run.results or {}).get("by_k") or []
+    counted = [{**each, "n": each["n"] - each["errors"]} for each in asked if each["n"] > each["errors"]]
+    if run.results is not None and not counted:
+        where = shlex.quote(str(run.path))
+        raise InputError(
+            f"{run.path}: no k has an answer; to ask again what ended in an error: stepgame resume {where}"
+        )
+    results = run.results and {**run.results, "by_k": counted}
+    return row_of(Run(run.path, run.manifest, results)) | {"hops": format_hops(each["k"] for each in asked)}
 
 
 def percent(value: float | None) -> str:
@@ -65,8 +130,8 @@ def by_k_table(caption: str, named: Sequence[tuple[str, Mapping[str, str]]]) -> 
                 if point is None or point.low is None or point.high is None
                 else f"{percent(point.accuracy)}<small>{100 * point.low:.0f}–{100 * point.high:.0f}</small>"
             )
-        lines.append([*line, percent(float(cells["chance_centred"])), cells["unparsed"]])
-    headings = ["run", "n", "mean", *(f"k {k}" for k in hops), "above chance", "unparsed"]
+        lines.append([*line, percent(float(cells["chance_centred"])), cells["unparsed"], cells["errors"]])
+    headings = ["run", "n", "mean", *(f"k {k}" for k in hops), "above chance", "unparsed", "errors"]
     return table(caption, headings, lines)
 
 
@@ -108,12 +173,14 @@ def settings_list(settings: Mapping[str, Any]) -> str:
 
 
 def answers(samples: Iterable[Mapping[str, Any]], count: int) -> str:
-    """Show the first answers of a run, and the first wrong ones.
+    """Show the first answers of a run, and the first wrong ones; a story without an answer is none of the latter.
 
     Args:
         samples: the run's samples.
-        count: how many of each.
+        count: how many of each; 0 shows nothing.
     """
+    if not count:
+        return ""
     first: list[str] = []
     wrong: list[str] = []
     for place, line in enumerate(samples):
@@ -121,7 +188,7 @@ def answers(samples: Iterable[Mapping[str, Any]], count: int) -> str:
             first.append(_answer(line))
         elif len(wrong) >= count:
             break
-        if not line.get("correct") and len(wrong) < count:
+        if not line.get("correct") and line.get("error") is None and len(wrong) < count:
             wrong.append(_answer(line))
     parts = [f"<h3>The first {len(first)}</h3>", *first]
     parts += [f"<h3>The first {len(wrong)} that are wrong</h3>", *wrong] if wrong else ["<p>No answer is wrong.</p>"]

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from leaderboards.schema import hops_of_header, row_of
+from leaderboards.markup import visible
+from leaderboards.parts import answered_row
+from leaderboards.schema import hops_of_header
 from stepgame.errors import InputError, require
 from stepgame.files import atomic_path
 
@@ -86,7 +88,11 @@ def _varies(rows: Sequence[dict[str, str]], column: str) -> bool:
 
 
 def _wrapped(text: str, width: int, lines: int) -> str:
-    """Break a text into at most ``lines`` lines of ``width`` characters, names without blanks included."""
+    """Break a text into at most ``lines`` lines of ``width`` characters, names without blanks included.
+
+    What does not print is written as an escape: an SVG with control characters is no XML.
+    """
+    text = visible(text)
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …")) or text[:width]
 
 
@@ -239,7 +245,7 @@ def plot_accuracy(runs: Sequence[Run], out: str | Path, *, title: str | None = N
     out = _checked(out)
     if not runs:
         raise InputError("there is no run to plot; expected at least one")
-    rows = [row_of(run) for run in runs]
+    rows = [answered_row(run) for run in runs]
     series = [_series(label, row) for label, row in zip(_labels(rows), rows, strict=True)]
     require("matplotlib", "report", "plots")
     import matplotlib as mpl

@@ -24,6 +24,7 @@ __all__ = [
     "asked_how",
     "describe_data",
     "measured_rankings",
+    "named_twins",
     "noise_pairs",
     "published_rankings",
     "system_of",
@@ -230,13 +231,28 @@ def published_rankings(figures: Sequence[Figure]) -> list[Ranking]:
 
 
 def noise_pairs(rows: Sequence[dict[str, str]]) -> list[tuple[dict[str, str], dict[str, str]]]:
-    """Pair rows that differ in nothing but noise, the clean one first.
+    """Pair rows that differ in nothing but noise, as far as a row says; the clean one first.
 
-    Stories without noise are those with noise less their noise sentences, so the two were asked the same questions.
+    A row does not say everything that decides which stories were asked, such as the agents' names. Whether two asked
+    the same questions is for `named_twins` to say, or for the stories themselves.
     """
     asked = [name for name in IDENTITY if name != "data_sha256"]
     same = ("model", "task", "protocol", "bank", "split", "seed", "hops", "n", *asked)
-    clean = {measured(row, same): row for row in rows if row["noise"] == "no" and row["protocol"]}
+    clean: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in rows:
+        if row["noise"] == "no" and row["protocol"]:
+            clean.setdefault(measured(row, same), []).append(row)
     noisy = [row for row in rows if row["noise"] == "yes" and row["protocol"]]
-    keys = [measured(row, same) for row in noisy]
-    return [(clean[key], row) for key, row in zip(keys, noisy, strict=True) if key in clean]
+    return [(twin, row) for row in noisy for twin in clean.get(measured(row, same), ())]
+
+
+def named_twins(clean: dict[str, str], noisy: dict[str, str]) -> bool:
+    """Say whether two rows are on named sets of stories that are made alike but for noise.
+
+    Stories without noise are those with noise less their noise sentences, so the two were asked the same questions.
+    """
+    sets = story_sets()
+    if not (clean["data"] and noisy["data"]):
+        return False
+    made, twin = sets[clean["data"]].settings, sets[noisy["data"]].settings
+    return made != twin and made | {"noise": True} == twin

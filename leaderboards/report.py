@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import stepgame
-from leaderboards.markup import block, page, table, text
+from leaderboards.markup import block, page, table, text, visible
 from leaderboards.parts import (
     KIND_KEY,
+    answered_row,
     answers,
     by_k_table,
     kinds_of_row,
     kinds_table,
     percent,
     points_of,
+    reading,
     settings_list,
 )
 from leaderboards.rankings import asked_how, describe_data, noise_pairs, system_of
-from leaderboards.schema import row_of
 from leaderboards.svg import Series, accuracy_figure
 from stepgame.errors import InputError, require
 from stepgame.files import write_text
@@ -29,6 +31,7 @@ from stepgame.files import write_text
 if TYPE_CHECKING:
     from harness import Run
     from harness.compare import PairComparison, PairedTest
+    from harness.decay import Decay
 
 __all__ = ["Report", "write_report"]
 
@@ -51,11 +54,25 @@ class Report(NamedTuple):
 
 
 class _Subject(NamedTuple):
-    """A run as the report calls it."""
+    """A run as the report calls it, and what is read from its files.
+
+    Attributes:
+        name: printable, and no other run's.
+        run: the run.
+        row: its row, of the answers alone.
+        chance: accuracy of guessing.
+        decay: how its accuracy falls with k.
+        unanswered: for each k with stories that got no answer: k, how many, and of how many.
+        answers: markup that shows some.
+    """
 
     name: str
     run: Run
     row: dict[str, str]
+    chance: float
+    decay: Decay
+    unanswered: list[tuple[int, int, int]]
+    answers: str
 
     @property
     def stories(self) -> tuple[str, str]:
@@ -72,7 +89,7 @@ def write_report(runs: Sequence[str | Path], out: Path, *, examples: int = 5, pl
         plots: write SVG and PNG as well; this needs matplotlib.
 
     Raises:
-        InputError: if a folder holds no finished run, or ``out`` cannot be written.
+        InputError: if a folder holds no finished run or cannot be read, or ``out`` cannot be written.
         MissingExtraError: if ``plots`` is asked for and matplotlib is not installed; nothing is written then.
     """
     if examples < 0:
@@ -82,54 +99,76 @@ def write_report(runs: Sequence[str | Path], out: Path, *, examples: int = 5, pl
         raise InputError(f"--out {out}: expected a file that ends in .html, or a folder")
     if plots:
         require("matplotlib", "report", "the plots; without them: --no-plots")
-    subjects, probes = _subjects(runs)
+    subjects, probes = _subjects(runs, examples)
     notes: list[str] = []
-    body = [
-        '<h2 id="asked">What was run</h2>',
-        *_asked(subjects),
-        '<h2 id="results">Results by k</h2>',
-        *_results(subjects),
-        '<h2 id="pairs">Paired comparisons</h2>',
-        *_pairs(subjects, notes),
-        '<h2 id="decay">Decay with k</h2>',
-        _decay(subjects),
-        '<h2 id="mistakes">Kinds of mistake</h2>',
-        *_mistakes(subjects),
-    ]
-    if probes:
-        try:
-            body += ['<h2 id="probes">Invariance</h2>', *_probes(probes)]
-        except (KeyError, TypeError) as error:
-            raise InputError(f"probe.json is incomplete or was changed by hand ({error}); probe again") from None
-    body += ['<h2 id="answers">Answers</h2>', *_examples(subjects, examples)]
-    places = ["asked", "results", "pairs", "decay", "mistakes", *(["probes"] if probes else []), "answers"]
-    nav = "".join(f'<li><a href="#{each}">{each}</a></li>' for each in places)
+    with reading(*runs):
+        sections = {
+            "asked": ("What was run", [*_asked(subjects)]),
+            "results": ("Results by k", [*_results(subjects)]),
+            "pairs": ("Paired comparisons", [*_pairs(subjects, notes)]),
+            "decay": ("Decay with k", [_decay(subjects)]),
+            "mistakes": ("Kinds of mistake", [*_mistakes(subjects)]),
+            "probes": ("Invariance", [_PROBES, *probes] if probes else []),
+            "answers": ("Answers", [*_examples(subjects)] if examples else []),
+        }
+    shown = {name: section for name, section in sections.items() if section[1]}
+    body = [f'<h2 id="{name}">{title}</h2>\n{"".join(parts)}' for name, (title, parts) in shown.items()]
+    nav = "".join(f'<li><a href="#{name}">{name}</a></li>' for name in shown)
     title = f"Report on {len(subjects)} run{'s' if len(subjects) > 1 else ''}"
     header = f'<h1>{title}</h1><nav aria-label="Page"><ul>{nav}</ul></nav>'
     footer = f'<p class="soft">stepgame {stepgame.__version__}</p>'
-    write_text(target, page(title, header, "\n".join(body), footer))
     stem = "" if target != out else f"{out.stem}-"
+    if plots and target.is_file():
+        _remove_plots(target.parent, stem)
+    write_text(target, page(title, header, "\n".join(body), footer))
     return Report(target, _plots(subjects, target.parent, stem) if plots else [], notes)
 
 
-def _subjects(paths: Sequence[str | Path]) -> tuple[list[_Subject], list[dict[str, Any]]]:
-    """Read the runs, and what probes say."""
+def _subjects(paths: Sequence[str | Path], examples: int) -> tuple[list[_Subject], list[str]]:
+    """Read the runs, and what probes say, as tables."""
     from harness import load_run
     from harness.probes import PROBE, read_probe
     from harness.variants import ORIGINAL
 
-    runs, probes = [], []
+    subjects, probes = [], []
+    names: list[str] = []
     for path in map(Path, paths):
-        probed = (path / PROBE).is_file()
-        if probed:
-            probes.append(read_probe(path))
-        runs.append(load_run(path / ORIGINAL if probed else path))
-    names = [run.path.resolve().name if run.path.name != ORIGINAL else run.path.resolve().parent.name for run in runs]
+        with reading(path):
+            probed = (path / PROBE).is_file()
+            if probed:
+                probes.append(_probe(read_probe(path)))
+            run = load_run(path / ORIGINAL if probed else path)
+            folder = run.path.resolve()
+            names.append(visible(folder.parent.name if run.path.name == ORIGINAL else folder.name))
+            subjects.append(_subject(names[-1], run, examples))
     unique = [
         name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
         for place, name in enumerate(names)
     ]
-    return [_Subject(name, run, row_of(run)) for name, run in zip(unique, runs, strict=True)], probes
+    return [each._replace(name=name) for each, name in zip(subjects, unique, strict=True)], probes
+
+
+def _subject(name: str, run: Run, examples: int) -> _Subject:
+    """Read everything that the report needs of one run.
+
+    Raises:
+        InputError: if the run is unfinished, or its results do not add up.
+    """
+    from harness.decay import fit_decay
+
+    row = answered_row(run)
+    results = run.results or {}
+    chance, by_k = results.get("chance"), results["by_k"]
+    if not isinstance(chance, float) or not 0 <= chance < 1:
+        raise InputError(f"{run.path / 'results.json'}: chance is {chance!r}; run: stepgame rescore")
+    counts = [(each["k"], each["correct"], each["n"] - each["errors"]) for each in by_k]
+    answered = sum(n > 0 for _, _, n in counts)
+    if answered != len(points_of(row)) or not all(0 <= correct <= n for _, correct, n in counts):
+        raise InputError(f"{run.path / 'results.json'}: by_k does not add up; run: stepgame rescore")
+    k, correct, n = zip(*counts, strict=True)
+    decay = fit_decay(k, correct, n, chance)
+    unanswered = [(each["k"], each["errors"], each["n"]) for each in by_k if each["errors"]]
+    return _Subject(name, run, row, chance, decay, unanswered, answers(run.samples(), examples))
 
 
 def _groups(subjects: Sequence[_Subject]) -> list[list[_Subject]]:
@@ -191,11 +230,21 @@ def _asked(subjects: Sequence[_Subject]) -> Iterator[str]:
 
 def _results(subjects: Sequence[_Subject]) -> Iterator[str]:
     for place, group in enumerate(_groups(subjects)):
-        chances = {_chance(each) for each in group}
+        chances = {each.chance for each in group}
         chance = chances.pop() if len(chances) == 1 else None
         curves = [Series(each.name, points_of(each.row)) for each in group]
         yield accuracy_figure(f"r-{place}", _heading(group[0].row), "bars are 95 % Wilson intervals", curves, chance)
         yield by_k_table("Accuracy in per cent, with 95 % intervals", [(text(each.name), each.row) for each in group])
+        yield from (_unanswered(each) for each in group if each.unanswered)
+
+
+def _unanswered(subject: _Subject) -> str:
+    """Say which stories no accuracy of a run counts."""
+    places = ", ".join(f"{errors:,} of {n:,} at k {k}" for k, errors, n in subject.unanswered)
+    mean = " The mean is of the other k." if any(errors == n for _, errors, n in subject.unanswered) else ""
+    total = sum(errors for _, errors, _ in subject.unanswered)
+    said = f"{subject.name}: {total:,} stories ended in an error and are in no accuracy: {places}.{mean}"
+    return f'<p class="bad">{text(said, 2000)}</p>'
 
 
 def _pairs(subjects: Sequence[_Subject], notes: list[str]) -> Iterator[str]:
@@ -227,7 +276,8 @@ def _pairs(subjects: Sequence[_Subject], notes: list[str]) -> Iterator[str]:
         return
     yield (
         "<p>Differences are of the second run from the first, in percentage points, over the stories that both "
-        "answered. p is exact and two-sided (McNemar); Holm is the same, adjusted for the tests of its table.</p>"
+        "answered. p is exact and two-sided (McNemar); Holm is the same, adjusted for the number of tests: that of all "
+        "stories for the pairs of its table, those by k for every k of all of these pairs together.</p>"
     )
     for title, pairs in found:
         yield table(title, _PAIR_HEADINGS, [_tested(f"{pair.second} − {pair.first}", pair.overall) for pair in pairs])
@@ -270,28 +320,10 @@ def _p(value: float) -> str:
     return "&lt; 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _chance(subject: _Subject) -> float:
-    """Return the accuracy of guessing that a run's results state.
-
-    Raises:
-        InputError: if they state none.
-    """
-    found = (subject.run.results or {}).get("chance")
-    if not isinstance(found, float) or not 0 <= found < 1:
-        raise InputError(f"{subject.run.path / 'results.json'}: chance is {found!r}; run: stepgame rescore")
-    return found
-
-
 def _decay(subjects: Sequence[_Subject]) -> str:
-    from harness.decay import fit_decay
-
     lines = []
     for each in subjects:
-        # From the row, whose figures have been read already: a published accuracy is a whole number of answers.
-        points = points_of(each.row)
-        counts = [point.n or 0 for point in points]
-        right = [round(point.accuracy * n) for point, n in zip(points, counts, strict=True)]
-        fit = fit_decay([point.k for point in points], right, counts, _chance(each))
+        fit = each.decay
         if fit.reliability is None or fit.reliability_low is None or fit.reliability_high is None:
             lines.append([text(each.name), "", "", "", text(fit.reason)])
             continue
@@ -312,39 +344,48 @@ def _mistakes(subjects: Sequence[_Subject]) -> Iterator[str]:
     yield kinds_table("Mistakes by kind", "run", lines)
 
 
-def _probes(probes: Sequence[dict[str, Any]]) -> Iterator[str]:
-    yield (
-        "<p>The same stories told otherwise. An answer is consistent when it stays the same, or for a reversed "
-        "question turns into its inverse.</p>"
-    )
-    for probe in probes:
-        lines = []
-        for each in probe["probes"]:
-            rates = (each["overall"], each["right"])
-            shown = [
-                ""
-                if rate["share"] is None
-                else f"{percent(rate['share'])}<small>{100 * rate['low']:.0f}–{100 * rate['high']:.0f}</small>"
-                for rate in rates
+_PROBES = (
+    "<p>The same stories told otherwise. An answer is consistent when it stays the same, or for a reversed "
+    "question turns into its inverse.</p>"
+)
+
+
+def _probe(probe: dict[str, Any]) -> str:
+    """Return the table of one ``probe.json``."""
+    lines = []
+    for each in probe["probes"]:
+        rates = (each["overall"], each["right"])
+        shown = [
+            ""
+            if rate["share"] is None
+            else f"{percent(rate['share'])}<small>{100 * rate['low']:.0f}–{100 * rate['high']:.0f}</small>"
+            for rate in rates
+        ]
+        before, after = each["accuracy_original"], each["accuracy_variant"]
+        lines.append(
+            [
+                text(each["variant"]),
+                str(int(each["overall"]["n"])),
+                *shown,
+                percent(each["by_chance"]),
+                f"{percent(before)} → {percent(after)}",
+                _p(each["p"]),
             ]
-            before, after = each["accuracy_original"], each["accuracy_variant"]
-            lines.append(
-                [
-                    text(each["variant"]),
-                    str(int(each["overall"]["n"])),
-                    *shown,
-                    percent(each["by_chance"]),
-                    f"{percent(before)} → {percent(after)}",
-                    _p(each["p"]),
-                ]
-            )
-        headings = ["variant", "pairs", "consistent, %", "of the right ones, %", "by chance, %", "accuracy, %", "p"]
-        yield table(f"{probe['model']}, seed {probe['seed']}", headings, lines)
+        )
+    headings = ["variant", "pairs", "consistent, %", "of the right ones, %", "by chance, %", "accuracy, %", "p"]
+    return table(f"{probe['model']}, seed {probe['seed']}", headings, lines)
 
 
-def _examples(subjects: Sequence[_Subject], count: int) -> Iterator[str]:
+def _examples(subjects: Sequence[_Subject]) -> Iterator[str]:
     for each in subjects:
-        yield f"<details><summary>{text(each.name)}</summary>{answers(each.run.samples(), count)}</details>"
+        yield f"<details><summary>{text(each.name)}</summary>{each.answers}</details>"
+
+
+def _remove_plots(folder: Path, stem: str) -> None:
+    """Remove what an earlier report of the same name has plotted: it may have had more sets of stories."""
+    for path in folder.iterdir():
+        if re.fullmatch(rf"{re.escape(stem)}(accuracy(-\d+)?|mistakes)\.(svg|png)", path.name):
+            path.unlink()
 
 
 def _plots(subjects: Sequence[_Subject], folder: Path, stem: str) -> list[Path]:

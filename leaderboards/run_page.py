@@ -11,7 +11,7 @@ from harness.record import TRAINING, read_json
 from leaderboards.markup import block, facts, page, text
 from leaderboards.parts import KIND_KEY, answers, by_k_table, kinds_of_row, kinds_table, points_of
 from leaderboards.rankings import asked_how, describe_data, system_of
-from leaderboards.schema import COLUMNS
+from leaderboards.schema import COLUMNS, row_of
 from leaderboards.svg import Series, accuracy_figure
 
 if TYPE_CHECKING:
@@ -40,19 +40,31 @@ def kinds_by_k(run: Run) -> list[tuple[int, dict[str, int]]]:
     return found
 
 
+def _differing(cells: Mapping[str, str], run: Run) -> list[str]:
+    """Return the columns in which a row is not what a run's records give; only its answers are known to be the row's.
+
+    Raises:
+        InputError: if its records give no row.
+    """
+    made = row_of(run)
+    return [name for name, value in cells.items() if value != made.get(name, "")]
+
+
 def _record(name: str, record: Mapping[str, Any]) -> str:
     shown = json.dumps(record, ensure_ascii=False, indent=2)
     return f"<details><summary>{name}</summary>{block(shown, 20_000)}</details>"
 
 
-def run_page(cells: Mapping[str, str], run: Run | None, count: int, note: str) -> str:
+def run_page(cells: Mapping[str, str], run: Run | None, count: int) -> str:
     """Return the page of one measured row.
 
     Args:
         cells: the row.
-        run: its run folder, if that is at hand.
+        run: a folder with the row's answers, if one is at hand.
         count: answers shown: so many of the first, and of the wrong.
-        note: what to say where there is no folder.
+
+    Raises:
+        InputError: if the folder's records cannot be read.
     """
     row = dict(cells)
     name = system_of(row)
@@ -68,8 +80,13 @@ def run_page(cells: Mapping[str, str], run: Run | None, count: int, note: str) -
     if kinds is not None:
         by_k = [] if run is None else [(f"k {k}", counts) for k, counts in kinds_by_k(run)]
         body += ["<h2>Kinds of mistake</h2>", KIND_KEY, kinds_table("Mistakes by kind", "k", [*by_k, ("all", kinds)])]
-    body.append("<h2>Answers</h2>")
-    body.append(f'<p class="soft">{text(note)}</p>' if run is None else answers(run.samples(), count))
+    if run is None:
+        body.append(
+            '<h2>Answers</h2><p class="soft">No folder of this run that can be read was at hand when the page was '
+            "made, so its answers are not shown.</p>"
+        )
+    elif count:
+        body.append(f"<h2>Answers</h2>{answers(run.samples(), count)}")
     body.append("<h2>The row, and what made it</h2>")
     meanings = {column.name: column.meaning for column in COLUMNS}
     body.append(
@@ -80,6 +97,11 @@ def run_page(cells: Mapping[str, str], run: Run | None, count: int, note: str) -
         )
     )
     if run is not None:
+        if differing := _differing(cells, run):
+            body.append(
+                '<p class="bad">The folder with these answers gives another row than this one, so its records may be '
+                f"of another run. They differ in: {text(', '.join(differing), 2000)}.</p>"
+            )
         body.append(_record("manifest.json", run.manifest))
         if (run.path / TRAINING).is_file():
             body.append(_record(TRAINING, read_json(run.path / TRAINING)))

@@ -204,10 +204,13 @@ def test_the_front_page_in_a_browser(site: Path) -> None:
         check_sorting(browser)
         check_filters(browser)
         check_keyboard(browser)
+        check_focus_is_seen(browser)
         assert browser.js("document.querySelectorAll('#board tbody th a').length") == 10
         browser.look(390, 844, dark=True, phone=True)
         assert browser.js("document.documentElement.scrollWidth") <= 390, "a phone scrolls the table, not the page"
         assert browser.js("getComputedStyle(document.body).backgroundColor") == "rgb(22, 22, 26)"
+        heights = browser.js("[...document.querySelectorAll('nav a')].map(a => a.getBoundingClientRect().height)")
+        assert len(heights) == 7 and min(heights) >= 40, "a finger hits them"
         check_quiet(browser, site)
 
 
@@ -277,6 +280,20 @@ def check_keyboard(browser: Browser) -> None:
     assert browser.js("document.activeElement.closest('th').getAttribute('aria-sort')") == "descending"
 
 
+def check_focus_is_seen(browser: Browser) -> None:
+    """Links of the table that get the focus from below, as by Shift and Tab, do not stop under its header."""
+    tops = """(() => {
+        const head = document.querySelector('#board thead th');
+        const links = [...document.querySelectorAll('#board tbody a')].filter(each => each.offsetParent).reverse();
+        return links.map(each => {
+            each.focus();
+            return each.getBoundingClientRect().top - head.getBoundingClientRect().bottom;
+        });
+    })()"""
+    found = browser.js(tops)
+    assert len(found) > 50 and min(found) >= 0
+
+
 def check_quiet(browser: Browser, page: Path) -> None:
     assert not browser.console
     assert browser.requests and all(each.startswith((page.parent.as_uri(), "data:,")) for each in browser.requests)
@@ -308,15 +325,36 @@ def noise_rows(board: Path) -> list[dict[str, str]]:
     """Return the random model's rows, with noise and without, as if an adapter had answered."""
     rows = [row.cells for row in Board.read(board).rows if row.cells["model"] == "random"]
     assert sorted(row["noise"] for row in rows) == ["no", "yes"]
-    return [row | {"adapter": "dept", "adapter_hash": "a" * 64} for row in rows]
+    named = {"yes": "stepgame-v1-official", "no": "stepgame-v1-official-clean"}
+    return [row | {"adapter": "dept", "adapter_hash": "a" * 64, "data": named[row["noise"]]} for row in rows]
+
+
+def shown_noise(rows: list[dict[str, str]]) -> str:
+    from leaderboards.page import _noise
+
+    return "".join(_noise(rows, {id(row): "runs/x.html" for row in rows}))
 
 
 def test_noise_names_the_adapter(site: Path, runs: Path) -> None:
-    from leaderboards.page import _noise
+    assert ">random + dept (zero-shot@1, choice)</a>" in shown_noise(noise_rows(runs.parent / "board.csv"))
 
+
+def test_noise_is_shown_of_named_twins_alone(site: Path, runs: Path) -> None:
+    """Two rows may agree in every column and be on stories that differ in more than noise: in names, in balance."""
     rows = noise_rows(runs.parent / "board.csv")
-    shown = "".join(_noise(rows, {id(row): "runs/x.html" for row in rows}))
-    assert ">random + dept (zero-shot@1, choice)</a>" in shown
+    for yes, no in (("stepgame-v1-official", ""), ("", ""), ("stepgame-v1-official", "stepgame-v1-exact-clean")):
+        others = [row | {"data": yes if row["noise"] == "yes" else no} for row in rows]
+        assert "No two measured rows on named stories differ in noise alone yet" in shown_noise(others)
+    unnamed = [row | {"data": ""} for row in rows]
+    assert shown_noise([*rows, *unnamed]).count(">random + dept (") == 1
+
+
+def test_words_say_what_the_columns_hold(site: Path) -> None:
+    with PUBLISHED.open(newline="") as file:
+        partly = [row for row in csv.DictReader(file) if row["overall"] and not row["acc_k10"]]
+    index = (site / "index.html").read_text()
+    assert partly and all(f'<td data-v="{float(row["overall"])}">' in index for row in partly)
+    assert "of a published row that does not give all ten, the total that its source gives" in index
 
 
 def test_what_is_not_ranked_is_drawn_on_request(site: Path) -> None:
@@ -381,3 +419,87 @@ def test_site_replaces_sites_alone(site: Path, runs: Path, tmp_path: Path) -> No
     assert done.notes == ["answers of 10 rows are not shown: no folder of their run was found; name it by --runs"]
     with pytest.raises(InputError, match="is no folder"):
         write_site(tmp_path / "other", board, PUBLISHED, [tmp_path / "none"])
+
+
+def test_site_in_the_working_folder_is_refused(
+    site: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that somebody stands in cannot be replaced by another without taking it from under them."""
+    (tmp_path / "inner").mkdir()
+    (tmp_path / MARKER).touch()
+    monkeypatch.chdir(tmp_path / "inner")
+    for out, other in ((".", "site"), ("..", "../site")):
+        with pytest.raises(InputError, match=rf"--out {out}: .*working folder.*for instance --out {other}"):
+            write_site(Path(out), runs.parent / "board.csv", PUBLISHED, [runs])
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real").mkdir()
+    write_site(tmp_path / "link", runs.parent / "board.csv", PUBLISHED, [runs], 0)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "index.html").is_file()
+
+
+def test_pages_and_files_of_a_site_agree(
+    site: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The board may be written at any moment: what is read of it goes into the site, or nothing does."""
+    from leaderboards import page
+
+    boards = {name: Path(shutil.copy(runs.parent / "board.csv", tmp_path / name)) for name in ("during", "after")}
+
+    def shortened(board: Path) -> None:
+        board.write_text("".join(board.read_text().splitlines(keepends=True)[:-1]))
+
+    find, read = page._find_runs, Board.read
+    monkeypatch.setattr(page, "_find_runs", lambda *given: shortened(boards["after"]) or find(*given))
+    write_site(tmp_path / "site", boards["after"], PUBLISHED, [runs])
+    assert (tmp_path / "site" / "stepgame.csv").read_bytes() == (runs.parent / "board.csv").read_bytes()
+    assert len(list((tmp_path / "site" / "runs").iterdir())) == 10
+    monkeypatch.setattr(page.Board, "read", lambda path: (read(path), shortened(path))[0])
+    with pytest.raises(InputError, match="was written by another process while it was read"):
+        write_site(tmp_path / "other", boards["during"], PUBLISHED, [runs])
+    assert not (tmp_path / "other").exists()
+
+
+def copied(runs: Path, target: Path) -> tuple[Path, str]:
+    """Copy the run of the random model, and name its page."""
+    shutil.copytree(runs / "random-noise", target)
+    return target, f"runs/{sha256_of(target / 'samples.jsonl')[:16]}.html"
+
+
+def test_records_of_another_run_are_told(site: Path, runs: Path, tmp_path: Path) -> None:
+    """Only the hash of its answers binds a folder to a row; what lies beside them may be anything."""
+    run, name = copied(runs, tmp_path / "runs" / "forged")
+    assert "may be of another run" not in (site / name).read_text()
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["model"]["spec"] = "gpt-9"
+    manifest["created"] = "2001-01-01T00:00:00+00:00"
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    write_site(tmp_path / "site", runs.parent / "board.csv", PUBLISHED, [run])
+    shown = (tmp_path / "site" / name).read_text()
+    assert "its records may be of another run. They differ in: model, date.</p>" in shown
+
+
+@pytest.mark.parametrize("how", ["scores", "command", "no answers", "deep"])
+def test_a_folder_that_cannot_be_read_costs_its_answers_alone(site: Path, runs: Path, tmp_path: Path, how: str) -> None:
+    run, _ = copied(runs, tmp_path / "runs" / "odd")
+    board = (runs.parent / "board.csv").read_text()
+    samples, manifest = run / "samples.jsonl", json.loads((run / "manifest.json").read_text())
+    before = sha256_of(samples)
+    if how == "scores":
+        first, _, rest = samples.read_text().partition("\n")
+        samples.write_text(json.dumps(json.loads(first) | {"logprobs": [10**400] * 9}) + "\n" + rest)
+    elif how == "deep":
+        first, _, rest = samples.read_text().partition("\n")
+        deep = "[" * 20_000 + "]" * 20_000
+        samples.write_text(json.dumps(json.loads(first) | {"messages": 5}).replace(": 5", f": {deep}") + "\n" + rest)
+    elif how == "command":
+        (run / "manifest.json").write_text(json.dumps(manifest | {"command": 5}))
+    else:
+        samples.unlink()
+        samples.mkdir()
+    if samples.is_file():
+        board = board.replace(before, sha256_of(samples))
+    (tmp_path / "board.csv").write_text(board)
+    done = write_site(tmp_path / "site", tmp_path / "board.csv", PUBLISHED, [run, runs / "oracle-noise"])
+    assert done.rows == 10 and len([note for note in done.notes if note.startswith(f"left out: {run}")]) == 1
+    pages = [path.read_text() for path in (tmp_path / "site" / "runs").iterdir()]
+    assert sum("its answers are not shown" in page for page in pages) == 9, "the other folder's are"
