@@ -276,8 +276,8 @@ def _pairs(subjects: Sequence[_Subject], notes: list[str]) -> Iterator[str]:
         return
     yield (
         "<p>Differences are of the second run from the first, in percentage points, over the stories that both "
-        "answered. p is exact and two-sided (McNemar); Holm is the same, adjusted for the number of tests: that of all "
-        "stories for the pairs of its table, those by k for every k of all of these pairs together.</p>"
+        "answered. p is exact and two-sided (McNemar); Holm is the same, adjusted for several tests: in a table of "
+        "pairs for all of them, in the tables by k below it for every k of all of these pairs.</p>"
     )
     for title, pairs in found:
         yield table(title, _PAIR_HEADINGS, [_tested(f"{pair.second} − {pair.first}", pair.overall) for pair in pairs])

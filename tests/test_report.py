@@ -155,7 +155,7 @@ def test_holm_is_said_as_it_is_computed(made: Path, tmp_path: Path) -> None:
     third = evaluate("majority", out=tmp_path / "majority", **STORIES)
     folders = [made / "oracle", made / "random", third.path]
     shown = words_of(write_report(folders, tmp_path / "r.html", plots=False).page)
-    assert "those by k for every k of all of these pairs together" in shown
+    assert "in the tables by k below it for every k of all of these pairs" in shown
     pairs = compare(folders, all_pairs=True).pairs
     tests = [test for pair in pairs for test in pair.by_k]
     least = min(tests, key=lambda test: test.p)
