@@ -178,7 +178,7 @@ def measured_rankings(rows: Sequence[dict[str, str]]) -> list[Ranking]:
     for cells in rows:
         groups.setdefault((cells["task"], cells["data_sha256"]), []).append(cells)
     rankings = []
-    for (task, sha256), members in groups.items():
+    for place, ((task, sha256), members) in enumerate(groups.items()):
         first = members[0]
         entries = [
             Entry(
@@ -193,7 +193,7 @@ def measured_rankings(rows: Sequence[dict[str, str]]) -> list[Ranking]:
         ]
         title = first["data"] or f"{task}, stories {sha256[:12]}"
         about = story_sets()[title].about if first["data"] else describe_data(first)
-        rankings.append(Ranking(f"m-{sha256[:12]}", title, title, about, True, True, _sorted(_told_apart(entries))))
+        rankings.append(Ranking(f"m-{place}", title, title, about, True, True, _sorted(_told_apart(entries))))
     names = list(story_sets())
     rankings.sort(key=lambda each: names.index(each.data) if each.data in names else len(names))
     return rankings
