@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from harness import Run
 
 __all__ = [
+    "CHANCE",
     "COLUMNS",
     "DECIDING_ARGS",
     "IDENTITY",
     "MAX_CELL",
+    "PER_K",
     "SCHEMA",
     "STANDARD_HOPS",
     "Column",
@@ -41,6 +43,9 @@ __all__ = [
 
 SCHEMA = 2
 """Version of the schema; a board of another version is refused rather than guessed at."""
+
+CHANCE = 1 / 9
+"""Accuracy of guessing among the nine labels."""
 
 STANDARD_HOPS = range(1, 11)
 """The k whose columns every board has."""
@@ -127,31 +132,31 @@ IDENTITY: tuple[str, ...] = (
     "extraction",
 )
 """Columns that say what was measured; ``model`` and ``revision`` stand in for an unknown ``model_hash``.
-Two rows alike in these are the same measurement, whoever made it and on whatever machine: the backend, the
-hardware and the speed are circumstances, and so is most of how an engine was set up; see `deciding`."""
+Two rows alike in these are the same measurement, whoever made it and on whatever machine: the hardware and the speed
+are circumstances, and so is most of how an engine was set up; see `deciding`. The backend decides nothing by its name:
+a model asked by ``hf`` and the same one asked by ``vllm`` are one measurement, while a server's address and an
+installed model's settings decide."""
 
 _VLLM_ARGS = (
-    "config_format disable_sliding_window hf_config_path hf_overrides kv_cache_dtype load_format rope_scaling "
-    "rope_theta tokenizer_mode"
+    "config_format disable_sliding_window hf_config_path hf_overrides kv_cache_dtype load_format max_model_len "
+    "rope_scaling rope_theta tokenizer_mode"
 ).split()
-"""Arguments of vLLM's engine that change a model, and stand in a record only where somebody gave them."""
+"""Arguments of vLLM's engine that change a model, and stand in a record only where somebody gave them. The longest
+context in force, which always stands there, is the model's own without such an argument."""
 
 DECIDING_ARGS: dict[str, tuple[str, ...]] = {
-    "vllm": (
-        "max_model_len",
-        "quantization",
-        "option_scoring",
-        "chat_template_sha256",
-        *(f"model_args.{name}" for name in _VLLM_ARGS),
-    ),
+    "hf": ("chat_template_sha256",),
+    "vllm": ("quantization", "chat_template_sha256", *(f"model_args.{name}" for name in _VLLM_ARGS)),
     # A server's address stands for weights that nobody can look at.
-    "openai": ("api", "base_url", "extra_body", "option_scoring"),
+    "openai": ("api", "base_url", "extra_body"),
 }
 """For engines that put on record all of their set-up, what of ``model_args`` decides the answers; of any other backend
-everything does. Left out are memory, batching, devices, versions and what a server says of itself: who changes one of
-these and asks again has not measured anything else, and may not choose the better of two."""
+everything does. Left out are memory, batching, devices, the way attention is computed, versions and what a server says
+of itself: who changes one of these and asks again has not measured anything else, and may not choose the better of two.
+So is ``option_scoring``: every way gives an option the same log-likelihood up to rounding, and whether a model is a
+masked one, which has another, is known from its weights."""
 
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _FORMULA_STARTS = tuple("=+-@＝＋－＠")  # spreadsheets take the wide forms as well
 _SEPARATOR = re.compile(r"([;\t\r\n])")
 """What begins another cell, in countries whose lists are separated by semicolons, or where a quote is not seen."""

@@ -37,6 +37,12 @@ OPENAI: dict[str, Any] = {
     "option_scoring": "echo",
     "extra_body": {"top_k": 1},
 }
+HF: dict[str, Any] = {
+    "batch_tokens": 4096,
+    "attention": "sdpa",
+    "option_scoring": "packed",
+    "chat_template_sha256": "8" * 64,
+}
 
 
 @pytest.fixture
@@ -59,12 +65,17 @@ SAME: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "memory": ("vllm", VLLM, {"gpu_memory_utilization": 0.5, "kv_cache_memory_bytes": 1, "block_size": 16}),
     "batching": ("vllm", VLLM, {"max_num_seqs": 1, "enforce_eager": False}),
     "memory as given": ("vllm", VLLM, {"model_args": {"gpu_memory_utilization": 0.5}}),
+    "longest context of the model's own": ("vllm", VLLM, {"max_model_len": 4096}),
+    "batches": ("hf", HF, {"batch_tokens": 65536}),
+    "attention": ("hf", HF, {"attention": "eager"}),
+    "the way to score options": ("hf", HF, {"option_scoring": "plain"}),
     "what a server says": ("openai", OPENAI, {"model_card": {"id": "m", "created": 2}}),
 }
 OTHER: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "quantization": ("vllm", VLLM, {"quantization": "fp8"}),
     "template": ("vllm", VLLM, {"chat_template_sha256": "9" * 64}),
-    "context": ("vllm", VLLM, {"max_model_len": 512}),
+    "template of transformers": ("hf", HF, {"chat_template_sha256": "9" * 64}),
+    "context as given": ("vllm", VLLM, {"max_model_len": 512, "model_args": {"max_model_len": 512}}),
     "as given": ("vllm", VLLM, {"model_args": {"hf_overrides": {"rope_theta": 1e6}}}),
     "address": ("openai", OPENAI, {"base_url": "https://elsewhere/v1"}),
     "body": ("openai", OPENAI, {"extra_body": {"top_k": 2}}),
@@ -92,6 +103,14 @@ def test_what_decides_answers_makes_another_row(run: Path, tmp_path: Path, what:
     assert len(rows) == 2
     labels = [entry.label for entry in measured_rankings(rows)[0].entries]
     assert len(set(labels)) == 2, labels
+
+
+def test_the_engine_that_runs_the_weights_makes_no_new_row(run: Path, tmp_path: Path) -> None:
+    publish([set_up(run, "hf", HF)], tmp_path / "b.csv", allow_dirty=True)
+    with pytest.raises(InputError, match="there already"):
+        publish([set_up(run, "vllm", VLLM)], tmp_path / "b.csv", allow_dirty=True)
+    publish([set_up(run, "mine", HF)], tmp_path / "b.csv", allow_dirty=True)
+    assert len(rows_of(tmp_path / "b.csv")) == 2
 
 
 def test_a_server_says_nothing_of_weights(run: Path, tmp_path: Path) -> None:
