@@ -10,6 +10,7 @@ from typing import NamedTuple
 from leaderboards.board import Board, sha256_of
 from leaderboards.published import published_faults, read_published
 from stepgame.errors import InputError
+from stepgame.terminal import printable
 
 __all__ = ["Checked", "Finding", "check_board", "check_published"]
 
@@ -64,10 +65,10 @@ def check_board(path: Path) -> Checked:
     if commits and (reason := _no_history(path.resolve().parent)):
         notes.append(f"{path}: whether its commits exist was not checked ({reason})")
     else:
-        lost = [commit for commit in commits if not _has_commit(path.resolve().parent, commit)]
-        found += [
-            Finding(f"{path}, line {commits[each]}", f"commit {each[:12]} is not in this repository") for each in lost
-        ]
+        for commit, line in commits.items():
+            if not _has_commit(path.resolve().parent, commit):
+                what = f"commit {printable(commit[:12])} is not in this repository"
+                found.append(Finding(f"{path}, line {line}", what))
     return Checked(len(board.rows), found + list(_without_answers(path, board)), notes)
 
 
@@ -79,7 +80,8 @@ def _without_answers(path: Path, board: Board) -> Iterator[Finding]:
     there = {sha256_of(samples) for samples in runs.glob("*/samples.jsonl")}
     for place, row in enumerate(board.rows):
         if (answers := row.cells["samples_sha256"]) not in there:
-            what = f"no folder in runs/ beside it has its answers (samples_sha256 {answers[:12]}); put the run there"
+            known = printable(answers[:12])
+            what = f"no folder in runs/ beside it has its answers (samples_sha256 {known}); put the run there"
             yield Finding(f"{path}, line {board.line(place)}", what)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leaderboards.data import published_data
-from leaderboards.rules import DIGITS, hash_faults, k_faults, text_faults
+from leaderboards.rules import DIGITS, count_faults, fraction_faults, hash_faults, k_faults, text_faults
 from leaderboards.schema import PER_K, STANDARD_HOPS, Column
 from stepgame.errors import InputError
 
@@ -101,6 +101,10 @@ class Figure:
         if cells["url"] and not cells["url"].startswith("https://"):
             faults.append(f"url is {cells['url']!r}; expected an address that begins with https://")
         broken = [fault for k in STANDARD_HOPS for fault in k_faults(cells, k, counted=False)]
+        if cells["overall"]:
+            broken += fraction_faults("overall", cells["overall"])
+        if cells["n"]:
+            broken += count_faults("n", cells["n"], 1)
         return faults + (broken or list(self._total_faults()))
 
     def _total_faults(self) -> Iterator[str]:

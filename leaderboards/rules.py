@@ -12,12 +12,20 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
-from leaderboards.data import name_of, story_sets
-from leaderboards.schema import SCHEMA, hops_of_header, is_formula
-from stepgame.errors import InputError
-from stepgame.hops import parse_hops
+from leaderboards.data import StorySet, name_of, story_sets
+from leaderboards.schema import CHANCE, SCHEMA, cell, hops_of_header, is_formula
+from stepgame.hops import format_hops, parse_hops
 
-__all__ = ["DIGITS", "hash_faults", "interval_of", "k_faults", "row_faults", "text_faults"]
+__all__ = [
+    "DIGITS",
+    "count_faults",
+    "fraction_faults",
+    "hash_faults",
+    "interval_of",
+    "k_faults",
+    "row_faults",
+    "text_faults",
+]
 
 DIGITS = 4
 """Decimals of accuracies and of their intervals."""
@@ -42,9 +50,14 @@ _WORDS = {
 _COUNTS = ("n", "unparsed", "opposite", "one_axis", "both_axes")
 _KINDS = ("opposite", "one_axis", "both_axes")
 _SHA256, _COMMIT = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_COUNT = re.compile(r"0|[1-9]\d{0,11}")
-_DECIMAL = re.compile(r"-?\d{1,12}\.\d+")
-_CHANCE = 1 / 9
+_COUNT = re.compile(r"0|[1-9][0-9]{0,11}")
+_FRACTION = re.compile(rf"[0-9]\.[0-9]{{{DIGITS}}}")
+_NUMBERS = {
+    "chance_centred": (re.compile(rf"-?[0-9]{{1,12}}\.[0-9]{{{DIGITS}}}"), f"a number with {DIGITS} decimals"),
+    "seconds": (re.compile(r"[0-9]{1,12}\.[0-9]{3}"), "a number of at least 0 with 3 decimals"),
+    "examples_per_second": (re.compile(r"[0-9]{1,12}\.[0-9]{2}"), "a number of at least 0 with 2 decimals"),
+}
+"""How further numbers are written; as everywhere here with the digits of ASCII, which every reader takes for such."""
 
 
 @cache
@@ -75,6 +88,18 @@ def hash_faults(cells: Mapping[str, str]) -> Iterator[str]:
             yield f"commit is {_short(text)}; expected the 40 hexadecimal digits of a git commit"
 
 
+def fraction_faults(name: str, text: str) -> Iterator[str]:
+    """Yield what is wrong with a cell that must hold a fraction from 0 to 1."""
+    if not _FRACTION.fullmatch(text) or float(text) > 1:
+        yield f"{name} is {_short(text)}; expected a fraction from 0 to 1 with {DIGITS} decimals, such as 0.4500"
+
+
+def count_faults(name: str, text: str, least: int) -> Iterator[str]:
+    """Yield what is wrong with a cell that must hold a whole number of at least ``least``."""
+    if not _COUNT.fullmatch(text) or int(text) < least:
+        yield f"{name} is {_short(text)}; expected a whole number of at least {least}"
+
+
 def k_faults(cells: Mapping[str, str], k: int, *, counted: bool) -> Iterator[str]:
     """Yield what is wrong with the four cells of one k.
 
@@ -86,18 +111,16 @@ def k_faults(cells: Mapping[str, str], k: int, *, counted: bool) -> Iterator[str
     n, acc, low, high = (cells.get(f"{name}_k{k}", "") for name in ("n", "acc", "low", "high"))
     if not (n or acc or low or high):
         return
-    accuracy = _fraction(acc)
-    if accuracy is None or not 0 <= accuracy <= 1:
-        yield f"acc_k{k} is {_short(acc)}; expected a fraction from 0 to 1 with {DIGITS} decimals, such as 0.4500"
-        return
-    if not n and not counted:
-        if low or high:
-            yield f"low_k{k} and high_k{k} are given without n_k{k}; an interval follows from both"
-        return
-    if not _COUNT.fullmatch(n) or n == "0":
-        yield f"n_k{k} is {_short(n)}; expected a whole number of at least 1"
+    broken = [*fraction_faults(f"acc_k{k}", acc)]
+    if n or counted:
+        broken += count_faults(f"n_k{k}", n, 1)
+    elif low or high:
+        broken.append(f"low_k{k} and high_k{k} are given without n_k{k}; an interval follows from both")
+    yield from broken
+    if broken or not n:
         return
     # Of more than 10,000 stories several numbers of right answers have the same four decimals.
+    accuracy = float(acc)
     least = max(0, math.ceil((accuracy - _HALF) * int(n)))
     most = min(int(n), math.floor((accuracy + _HALF) * int(n)))
     if least > most:
@@ -105,8 +128,7 @@ def k_faults(cells: Mapping[str, str], k: int, *, counted: bool) -> Iterator[str
         return
     ends = zip(("low", "high"), (low, high), interval_of(least, int(n)), interval_of(most, int(n)), strict=True)
     for name, text, lowest, highest in ends:
-        found = _fraction(text)
-        if found is None or not lowest - _HALF <= found <= highest + _HALF:
+        if not (_FRACTION.fullmatch(text) and lowest - _HALF <= float(text) <= highest + _HALF):
             yield f"{name}_k{k} is {_short(text)}; the 95 % Wilson interval of {most} of {n} has {highest:.{DIGITS}f}"
 
 
@@ -118,24 +140,26 @@ def row_faults(cells: Mapping[str, str]) -> list[str]:
     """
     faults = [*text_faults(cells), *hash_faults(cells)]
     if cells["schema"] != str(SCHEMA):
-        return [f"schema is {cells['schema']!r}; this version writes schema {SCHEMA}"]
+        return [f"schema is {_short(cells['schema'])}; this version writes schema {SCHEMA}"]
     faults += [f"{name} is empty" for name in _REQUIRED if not cells[name]]
     for name, known in _WORDS.items():
         if cells[name] not in known and cells[name]:
             faults.append(f"{name} is {_short(cells[name])}; expected {' or '.join(word for word in known if word)}")
     for name in _COUNTS:
-        if cells[name] and not _COUNT.fullmatch(cells[name]):
-            faults.append(f"{name} is {_short(cells[name])}; expected a whole number of at least 0")
+        if cells[name]:
+            faults += count_faults(name, cells[name], 0)
     if not cells["commit"] and cells["dirty"] == "no":
         faults.append("commit is empty though dirty says no")
-    for name in ("seconds", "mean", "chance_centred", "examples_per_second"):
-        if cells[name] and not _DECIMAL.fullmatch(cells[name]):
-            faults.append(f"{name} is {_short(cells[name])}; expected a decimal number")
+    if cells["mean"]:
+        faults += fraction_faults("mean", cells["mean"])
+    for name, (form, said) in _NUMBERS.items():
+        if cells[name] and not form.fullmatch(cells[name]):
+            faults.append(f"{name} is {_short(cells[name])}; expected {said}")
     faults += [*_date_faults(cells["date"]), *_data_faults(cells)]
     hops = [k for k in hops_of_header(list(cells)) if any(cells.get(f"{c}_k{k}") for c in ("n", "acc", "low", "high"))]
     broken = [fault for k in hops for fault in k_faults(cells, k, counted=True)]
     # What the figures of all k give can only be said of a row whose parts are right.
-    return faults + (broken or ([] if faults else [*_sum_faults(cells, hops)]))
+    return faults + (broken or ([] if faults else [*_sum_faults(cells, hops), *_rate_faults(cells)]))
 
 
 def _sum_faults(cells: Mapping[str, str], hops: Sequence[int]) -> Iterator[str]:
@@ -143,8 +167,8 @@ def _sum_faults(cells: Mapping[str, str], hops: Sequence[int]) -> Iterator[str]:
     if not hops:
         yield "no k has figures"
         return
-    if 0 not in hops and list(parse_hops(cells["hops"])) != sorted(hops):
-        yield f"hops is {cells['hops']}, but the figures are of k {', '.join(map(str, hops))}"
+    if cells["hops"] != format_hops(hops):
+        yield f"hops is {_short(cells['hops'])}, but the figures are of k {format_hops(hops)}"
     counts = {k: int(cells[f"n_k{k}"]) for k in hops}
     accuracies = {k: float(cells[f"acc_k{k}"]) for k in hops}
     n, mean, centred = int(cells["n"]), float(cells["mean"]), float(cells["chance_centred"])
@@ -154,13 +178,45 @@ def _sum_faults(cells: Mapping[str, str], hops: Sequence[int]) -> Iterator[str]:
     exact = math.fsum(round(accuracies[k] * counts[k]) / counts[k] for k in hops) / len(hops)
     if abs(exact - mean) > slack:
         yield f"mean is {mean}, but the single k give {exact:.{DIGITS}f}"
-    if cells["task"] == "stepgame" and abs((exact - _CHANCE) / (1 - _CHANCE) - centred) > slack:
+    if cells["task"] == "stepgame" and abs((exact - CHANCE) / (1 - CHANCE) - centred) > slack:
         yield f"chance_centred is {centred}; a mean of {exact:.{DIGITS}f} over nine labels gives another"
-    if any(cells[name] for name in _KINDS):
-        wrong = n - sum(round(accuracies[k] * counts[k]) for k in hops)
-        told = sum(int(cells[name] or 0) for name in (*_KINDS, "unparsed"))
-        if abs(wrong - told) > sum(int(n_k * _HALF + 0.5) for n_k in counts.values()):
-            yield f"{wrong} answers are wrong, but kinds of mistake and unparsed add up to {told}"
+    wrong = n - sum(round(accuracies[k] * counts[k]) for k in hops)
+    yield from _kind_faults(cells, wrong, sum(int(n_k * _HALF + 0.5) for n_k in counts.values()))
+
+
+def _kind_faults(cells: Mapping[str, str], wrong: int, slack: int) -> Iterator[str]:
+    """Yield what is wrong with the kinds of mistake.
+
+    Args:
+        cells: the row.
+        wrong: how many answers are wrong.
+        slack: by how much that may be off, because accuracies are rounded.
+    """
+    empty = [name for name in _KINDS if not cells[name]]
+    if empty and (cells["task"] == "stepgame" or len(empty) < len(_KINDS)):
+        yield f"{empty[0]} is empty; give all three kinds of mistake, or none where labels are not the nine"
+        return
+    if empty:
+        if int(cells["unparsed"]) > int(cells["n"]):
+            yield f"unparsed is {cells['unparsed']}, but n is {cells['n']}"
+        return
+    told = sum(int(cells[name]) for name in (*_KINDS, "unparsed"))
+    if abs(wrong - told) > slack:
+        yield f"{wrong} answers are wrong, but kinds of mistake and unparsed add up to {told}"
+
+
+def _rate_faults(cells: Mapping[str, str]) -> Iterator[str]:
+    """Yield a rate that is not n over the seconds."""
+    n, seconds, rate = int(cells["n"]), float(cells["seconds"]), cells["examples_per_second"]
+    if not rate:
+        if seconds:
+            yield f"examples_per_second is empty, but {n} stories took {cells['seconds']} seconds"
+        return
+    # The seconds are rounded to three decimals, the rate to two.
+    lowest = n / (seconds + 0.00051) - 0.0051
+    highest = n / (seconds - 0.00051) + 0.0051 if seconds else math.inf
+    if not lowest <= float(rate) <= highest:
+        yield f"examples_per_second is {rate}, but {n} stories took {cells['seconds']} seconds"
 
 
 def _date_faults(text: str) -> Iterator[str]:
@@ -173,7 +229,7 @@ def _date_faults(text: str) -> Iterator[str]:
 
 
 def _data_faults(cells: Mapping[str, str]) -> Iterator[str]:
-    """Yield a name of stories that is not theirs."""
+    """Yield a name of stories that is not theirs, and what is not as in the set of that name."""
     sets = story_sets()
     name, sha256 = cells["data"], cells["data_sha256"]
     if name and name not in sets:
@@ -182,17 +238,19 @@ def _data_faults(cells: Mapping[str, str]) -> Iterator[str]:
     rightful = name_of(sha256)
     if name != (rightful or ""):
         yield f"data is {_short(name)}, but the stories of this data_sha256 are {rightful or 'without a name'}"
-    if cells["hops"]:
-        try:
-            parse_hops(cells["hops"])
-        except InputError as error:
-            if cells["hops"] != "0":
-                yield str(error)
+    elif name:
+        yield from _set_faults(cells, sets[name])
 
 
-def _fraction(text: str) -> float | None:
-    """Read a figure with the board's number of decimals; None for anything else."""
-    return float(text) if re.fullmatch(rf"\d\.\d{{{DIGITS}}}", text) else None
+def _set_faults(cells: Mapping[str, str], wanted: StorySet) -> Iterator[str]:
+    """Yield cells of a row that are not as its named set of stories; what a file did not say may be empty."""
+    settings = wanted.settings
+    for name, value in settings.items():
+        if cells.get(name) and cells[name] != cell(value):
+            yield f"{name} is {_short(cells[name])}, but {wanted.name} has {cell(value)}"
+    for k in parse_hops(settings["hops"]):
+        if cells[f"n_k{k}"] != str(settings["per_hop"]):
+            yield f"n_k{k} is {_short(cells[f'n_k{k}'])}, but {wanted.name} has {settings['per_hop']} stories of each k"
 
 
 def _short(text: str) -> str:

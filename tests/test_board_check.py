@@ -20,13 +20,13 @@ from leaderboards.data import name_of, published_data, story_sets, write_set
 from leaderboards.published import CONFIDENCE, PUBLISHED_COLUMNS, published_header, read_published
 from leaderboards.rankings import measured_rankings, noise_pairs, published_rankings
 from leaderboards.rules import row_faults
-from leaderboards.schema import header
+from leaderboards.schema import CHANCE, header
 from stepgame.cli import main
 from stepgame.errors import InputError
 from tests.boards import rows_of, small_board
 
 ROOT = Path(__file__).parent.parent
-PUBLISHED = ROOT / "leaderboards" / "published.csv"
+BOARD, PUBLISHED = ROOT / "leaderboards" / "stepgame.csv", ROOT / "leaderboards" / "published.csv"
 
 
 @pytest.fixture(scope="module")
@@ -54,31 +54,41 @@ def test_the_committed_boards_are_right(capsys: pytest.CaptureFixture[str], monk
     assert not stopped.value.code and ": 0 findings" in capsys.readouterr().out
 
 
-FAULTS = {
-    "model_hash": ("abc", "model_hash is 'abc'; expected 64 hexadecimal digits"),
-    "data_sha256": ("", "data_sha256 is empty"),
-    "commit": ("main", "commit is 'main'; expected the 40 hexadecimal"),
-    "protocol": ("mine", "protocol is 'mine'; expected official or exact"),
-    "noise": ("some", "noise is 'some'; expected yes or no"),
-    "data": ("stepgame-v0", "data is 'stepgame-v0', which data.toml does not list"),
-    "n": ("16", "n is 16, but the single k have 15"),
-    "n_k1": ("x", "n_k1 is 'x'; expected a whole number of at least 1"),
-    "acc_k1": ("1.2000", "acc_k1 is '1.2000'; expected a fraction from 0 to 1"),
-    "acc_k2": ("0.5000", "acc_k2 is 0.5000, which no number of right answers out of 5 gives"),
-    "low_k3": ("0.0100", "low_k3 is '0.0100'; the 95 % Wilson interval of"),
-    "mean": ("0.9000", "mean is 0.9, but the single k give"),
-    "chance_centred": ("0.9000", "chance_centred is 0.9; a mean of"),
-    "opposite": ("15", "kinds of mistake and unparsed add up to"),
-    "errors": ("2", "errors is '2'; expected 0"),
-    "unparsed": ("-1", "unparsed is '-1'; expected a whole number"),
-    "hops": ("1-2", "hops is 1-2, but the figures are of k 1, 2, 3"),
-    "date": ("yesterday", "date is 'yesterday'; expected ISO 8601"),
-    "schema": ("1", "schema is '1'; this version writes schema 2"),
-    "hardware": ("=HYPERLINK(1)", "hardware holds what spreadsheets take for a formula"),
-    "command": ("stepgame run;=HYPERLINK(1)", "command holds what spreadsheets take for a formula"),
-    "bank": ("\u202ecore", "bank holds characters that do not print"),
-    "seconds": ("fast", "seconds is 'fast'; expected a decimal number"),
-}
+FAULTS = [
+    ("model_hash", "abc", "model_hash is 'abc'; expected 64 hexadecimal digits"),
+    ("data_sha256", "", "data_sha256 is empty"),
+    ("commit", "main", "commit is 'main'; expected the 40 hexadecimal"),
+    ("protocol", "mine", "protocol is 'mine'; expected official or exact"),
+    ("noise", "some", "noise is 'some'; expected yes or no"),
+    ("data", "stepgame-v0", "data is 'stepgame-v0', which data.toml does not list"),
+    ("n", "16", "n is 16, but the single k have 15"),
+    ("n_k1", "x", "n_k1 is 'x'; expected a whole number of at least 1"),
+    ("acc_k1", "1.2000", "acc_k1 is '1.2000'; expected a fraction from 0 to 1"),
+    ("acc_k2", "0.5000", "acc_k2 is 0.5000, which no number of right answers out of 5 gives"),
+    ("low_k3", "0.0100", "low_k3 is '0.0100'; the 95 % Wilson interval of"),
+    ("mean", "0.9000", "mean is 0.9, but the single k give"),
+    ("chance_centred", "0.9000", "chance_centred is 0.9; a mean of"),
+    ("opposite", "15", "kinds of mistake and unparsed add up to"),
+    ("errors", "2", "errors is '2'; expected 0"),
+    ("unparsed", "-1", "unparsed is '-1'; expected a whole number"),
+    ("hops", "1-2", "hops is '1-2', but the figures are of k 1-3"),
+    ("hops", "0", "hops is '0', but the figures are of k 1-3"),
+    ("hops", "some", "hops is 'some', but the figures are of k 1-3"),
+    ("date", "yesterday", "date is 'yesterday'; expected ISO 8601"),
+    ("schema", "1", "schema is '1'; this version writes schema 2"),
+    ("hardware", "=HYPERLINK(1)", "hardware holds what spreadsheets take for a formula"),
+    ("command", "stepgame run;=HYPERLINK(1)", "command holds what spreadsheets take for a formula"),
+    ("bank", "\u202ecore", "bank holds characters that do not print"),
+    ("seconds", "fast", "seconds is 'fast'; expected a number of at least 0 with 3 decimals"),
+    ("seconds", "-3.000", "seconds is '-3.000'; expected a number of at least 0"),
+    ("examples_per_second", "-1.00", "examples_per_second is '-1.00'; expected a number of at least 0"),
+    ("examples_per_second", "0.01", "examples_per_second is 0.01, but 15 stories took"),
+    ("examples_per_second", "9999999.00", "examples_per_second is 9999999.00, but 15 stories took 7.500 seconds"),
+    ("examples_per_second", "", "examples_per_second is empty, but 15 stories took 7.500 seconds"),
+    ("mean", "0.10104", "mean is '0.10104'; expected a fraction from 0 to 1 with 4 decimals"),
+    ("chance_centred", "0.10100000000", "chance_centred is '0.10100000000'; expected a number with 4 decimals"),
+    ("both_axes", "", "both_axes is empty; give all three kinds of mistake"),
+]
 
 
 GOOD = {
@@ -101,11 +111,10 @@ GOOD = {
 }
 
 
-@pytest.mark.parametrize("column", FAULTS)
-def test_every_rule_is_held(made: Path, tmp_path: Path, column: str) -> None:
-    value, reason = FAULTS[column]
+@pytest.mark.parametrize(("column", "value", "reason"), FAULTS)
+def test_every_rule_is_held(made: Path, tmp_path: Path, column: str, value: str, reason: str) -> None:
     rows = rows_of(made / "board.csv")
-    rows[0][column] = value
+    rows[0] |= {"seconds": "7.500", "examples_per_second": "2.00", column: value}
     bad = write_rows(tmp_path / "b.csv", header([]), rows)
     assert reason in said(bad)
     with pytest.raises(InputError, match="line 2"):
@@ -120,9 +129,62 @@ def test_no_true_row_is_refused(n: int, share: float) -> None:
     mean = f"{correct / n:.4f}"
     cells = dict.fromkeys(header([]), "") | GOOD
     cells |= {"n": str(n), "n_k1": str(n), "acc_k1": mean, "low_k1": f"{low:.4f}", "high_k1": f"{high:.4f}"}
-    cells |= {"mean": mean, "chance_centred": f"{chance_centred(correct / n, 1 / 9):.4f}", "hops": "1"}
-    cells |= {"opposite": "0", "one_axis": str(n - correct), "both_axes": "0", "unparsed": "0"}
+    cells |= {"mean": mean, "chance_centred": f"{chance_centred(correct / n, CHANCE):.4f}", "hops": "1"}
+    cells |= {
+        "examples_per_second": f"{n:.2f}",
+        "opposite": "0",
+        "one_axis": str(n - correct),
+        "both_axes": "0",
+        "unparsed": "0",
+    }
     assert row_faults(cells) == []
+
+
+def test_digits_are_those_of_ascii() -> None:
+    row = rows_of(BOARD)[0]
+    for name, reason in (("n_k1", "a whole number"), ("acc_k1", "a fraction"), ("mean", "a fraction")):
+        wide = row[name][0] + "".join(chr(0x660 + int(each)) if each.isdigit() else each for each in row[name][1:])
+        assert f"{name} is {wide!r}; expected {reason}" in "\n".join(row_faults(row | {name: wide}))
+
+
+def test_labels_other_than_the_nine_have_no_kinds(made: Path) -> None:
+    row = dict.fromkeys(header([]), "") | rows_of(made / "board.csv")[0]
+    none = dict.fromkeys(("opposite", "one_axis", "both_axes"), "")
+    assert row_faults(row) == [] and row_faults(row | none | {"task": "jsonl"}) == []
+    assert "opposite is empty" in str(row_faults(row | none | {"unparsed": "99999"}))
+    assert row_faults(row | none | {"task": "jsonl", "unparsed": "16"}) == ["unparsed is 16, but n is 15"]
+
+
+def test_a_k_of_none_switches_no_rule_off(made: Path) -> None:
+    """Figures of k 0 are those of a task without hops, and stand beside others only if `hops` says so."""
+    row = dict.fromkeys(header([0]), "") | rows_of(made / "board.csv")[0]
+    none = row | {f"{name}_k0": row[f"{name}_k1"] for name in ("n", "acc", "low", "high")}
+    assert "hops is '1-3', but the figures are of k 0-3" in row_faults(none)
+    assert "n is 15, but the single k have 20" in row_faults(none)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"protocol": "official"}, "protocol is 'official', but stepgame-v1-exact has exact"),
+        ({"noise": "no"}, "noise is 'no', but stepgame-v1-exact has yes"),
+        ({"bank": "plain"}, "bank is 'plain', but stepgame-v1-exact has core"),
+        ({"split": "train"}, "split is 'train', but stepgame-v1-exact has test"),
+        ({"seed": "7"}, "seed is '7', but stepgame-v1-exact has 0"),
+        ({"hops": "1-9"}, "hops is '1-9', but stepgame-v1-exact has 1-10"),
+        ({"n_k4": "199"}, "n_k4 is '199', but stepgame-v1-exact has 200 stories of each k"),
+        ({"n_k10": "", "acc_k10": "", "low_k10": "", "high_k10": ""}, "n_k10 is '', but stepgame-v1-exact has 200"),
+    ],
+)
+def test_a_row_on_named_stories_is_of_all_of_them(changes: dict[str, str], reason: str) -> None:
+    row = next(row for row in rows_of(BOARD) if row["data"] == "stepgame-v1-exact")
+    assert row_faults(row) == []
+    assert reason in "\n".join(row_faults(row | changes))
+
+
+def test_a_file_of_named_stories_need_not_say_how_they_were_made() -> None:
+    row = next(row for row in rows_of(BOARD) if row["data"])
+    assert row_faults(row | dict.fromkeys(("protocol", "noise", "bank", "split", "seed"), "")) == []
 
 
 def test_a_name_of_stories_is_bound_to_their_hash(made: Path, tmp_path: Path) -> None:
@@ -139,6 +201,17 @@ def test_commits_must_exist_where_there_is_a_history(made: Path, tmp_path: Path)
     assert "outside a git checkout" in check_board(path).notes[0]
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     assert "is not in this repository" in said(path)
+
+
+def test_what_a_board_says_steers_no_terminal(made: Path, tmp_path: Path) -> None:
+    rows = rows_of(made / "board.csv")
+    hidden = dict.fromkeys(("model", "commit", "samples_sha256", "hops", "schema"), "\x1b[31mred")
+    (tmp_path / "runs").mkdir()
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    for name, value in hidden.items():
+        path = write_rows(tmp_path / "b.csv", header([]), [rows[0] | {name: value}, rows[0] | {name: value}])
+        found = [finding.what for finding in check_board(path).findings]
+        assert found and all(what.isprintable() for what in found), found
 
 
 def test_no_row_is_checked_twice_over(made: Path, tmp_path: Path) -> None:
@@ -228,6 +301,20 @@ def test_every_rule_of_published_figures_is_held(tmp_path: Path, column: str) ->
     assert reason in "\n".join(finding.what for finding in check_published(path).findings)
     with pytest.raises(InputError, match="line 2"):
         read_published(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("overall", text) for text in ("44.7", "-3", "nan", "N/A", "1.2000")]
+    + [("n", text) for text in ("about 100", "0")],
+)
+def test_totals_of_published_figures_are_numbers(tmp_path: Path, column: str, value: str) -> None:
+    """Also where no figures of single k say what they come to."""
+    row = next(row for row in rows_of(PUBLISHED) if row["overall"] and not row["acc_k1"])
+    path = write_rows(tmp_path / "p.csv", published_header(), [row | {column: value}])
+    assert [finding.what.partition("; expected ")[0] for finding in check_published(path).findings] == [
+        f"{column} is {value!r}"
+    ]
 
 
 def test_published_rows_have_an_order_and_no_doubles(tmp_path: Path) -> None:
