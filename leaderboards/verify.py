@@ -1,15 +1,19 @@
 """Make a row again from the answers of its run, and hold it against the board.
 
 Nothing that a run says of itself is trusted: every reply is judged again, against stories made again from the manifest,
-and the prompts are held against the manifest's words. Who made up the replies themselves is beyond this.
+and the prompts are held against the manifest's words. Who made up the replies themselves is beyond this, and so is what
+stands around those words alike in every prompt of a run: that may be a chat template's.
 """
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +26,13 @@ if TYPE_CHECKING:
     from harness.models.base import Message
     from harness.plan import Plan
 
-__all__ = ["Verified", "verify"]
+__all__ = ["Frames", "Verified", "verify"]
+
+_MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*"
+_DATE = re.compile(
+    rf"(?:[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}|[0-9]{{1,2}} {_MONTH} [0-9]{{4}}|{_MONTH} [0-9]{{1,2}}, [0-9]{{4}})"
+)
+"""A date as chat templates write today's."""
 
 
 class Verified(NamedTuple):
@@ -150,20 +160,26 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _check_samples(run: Run, plan: Plan) -> None:
-    """Check that every recorded sample is a story of the plan, asked in the manifest's words.
+    """Check that every story of the plan was answered, and nothing else, asked in the manifest's words.
 
     Raises:
-        InputError: naming the first sample that is not.
+        InputError: naming the first sample that is not, or the first story without one.
     """
     from harness.models.registry import BACKENDS, ENGINES
     from harness.record import SAMPLES, hash_of_prompt
 
     examples = {example.id: example for example in plan.task.examples}
+    missing = dict.fromkeys(examples)
+    frames = Frames()
     for line in run.samples():
         where = f"{run.path / SAMPLES}: sample {str(line['id'])[:80]!r}"
         example = examples.get(line["id"])
         if example is None:
             raise InputError(f"{where} is none of the stories that were asked")
+        del missing[example.id]
+        if line["error"] is not None:
+            again = f"stepgame resume {shlex.quote(str(run.path))}"
+            raise InputError(f"{where} ended in an error and was not answered; ask it again: {again}")
         for name, value in (("k_hop", example.k_hop), ("gold", example.gold), ("options", list(example.options))):
             if line[name] != value:
                 raise InputError(f"{where}: {name} is not its story's; the file was changed by hand")
@@ -172,24 +188,71 @@ def _check_samples(run: Run, plan: Plan) -> None:
         turns = plan.prompt.render(example).messages
         # A baseline reads the question alone; how an installed model puts a prompt into words is its own affair.
         asked = turns if plan.request.backend in ENGINES else turns[-1:]
-        if plan.request.backend in BACKENDS and not _asks(line["prompt"], asked):
-            raise InputError(f"{where}: its prompt does not ask its story in the manifest's words")
+        if plan.request.backend in BACKENDS and (fault := frames.fault(line["prompt"], asked)):
+            raise InputError(f"{where}: {fault}")
+    if missing:
+        raise InputError(
+            f"{run.path / SAMPLES}: {len(missing)} of {len(examples)} stories have no sample, for instance "
+            f"{next(iter(missing))[:80]!r}; a row counts every story, so none may be left out"
+        )
 
 
-def _asks(recorded: Any, turns: Sequence[Message]) -> bool:
-    """Say whether a recorded prompt holds the turns of a conversation.
+class Frames:
+    """What stands around the manifest's words in the prompts of a run.
 
-    Messages to a server are recorded as they are. A text is a chat template's or a plain completion's, which frame
-    the turns, trim them, and put a mask in a gap: so it holds the turns' words, in their order.
+    Messages to a server are recorded as they are. A text is a chat template's or a plain completion's, which frame the
+    turns and put a mask in a gap: so it holds the turns' words in their order, and what is left without them is the
+    same in all of a run's prompts that have as many gaps. Only a date in it may differ, which some templates write.
     """
-    from harness.models.base import MASK
 
-    if not isinstance(recorded, str):
-        return bool(recorded == [asdict(turn) for turn in turns])
-    place = 0
-    for part in (part.strip() for turn in turns for part in turn.content.split(MASK)):
-        found = recorded.find(part, place)
-        if found < 0:
-            return False
-        place = found + len(part)
-    return True
+    def __init__(self) -> None:
+        self._known: dict[int, list[str]] = {}
+
+    def fault(self, recorded: Any, turns: Sequence[Message]) -> str | None:
+        """Say what is wrong with a recorded prompt; None for nothing.
+
+        Args:
+            recorded: the text, or the messages.
+            turns: the conversation it must hold.
+        """
+        from harness.models.base import MASK
+
+        otherwise = "its prompt does not ask its story in the manifest's words"
+        if not isinstance(recorded, str):
+            return None if recorded == [asdict(turn) for turn in turns] else otherwise
+        parts = [part for turn in turns for part in turn.content.split(MASK)]
+        known = self._known.get(len(parts))
+        if known is not None and _fits(recorded, known, parts):
+            return None
+        found = _around(recorded, parts)
+        if found is None:
+            return otherwise
+        if known is None:
+            self._known[len(parts)] = found
+            return None
+        return (
+            "around the manifest's words its prompt has others than the samples before it; a model's chat template "
+            "writes the same around every question, so one of them was changed by hand"
+        )
+
+
+def _around(text: str, parts: Sequence[str]) -> list[str] | None:
+    """Return what stands before, between and behind some parts of a text; None if it does not hold them in order."""
+    around, place = [], 0
+    for part in parts:
+        # An answer that is shown may be as short as "a", which is no answer within "assistant".
+        found = re.compile(rf"(?<!\w){re.escape(part)}(?!\w)").search(text, place)
+        if found is None:
+            return None
+        around.append(text[place : found.start()])
+        place = found.end()
+    return [*around, text[place:]]
+
+
+def _fits(text: str, around: Sequence[str], parts: Sequence[str]) -> bool:
+    """Say whether a text is made of some parts and of what stands around them, whatever the date in that."""
+    if text == "".join(chain.from_iterable(zip_longest(around, parts, fillvalue=""))):
+        return True
+    dated = [_DATE.pattern.join(map(re.escape, _DATE.split(piece))) for piece in around]
+    pattern = "".join(chain.from_iterable(zip_longest(dated, map(re.escape, parts), fillvalue="")))
+    return any(map(_DATE.search, around)) and re.fullmatch(pattern, text) is not None

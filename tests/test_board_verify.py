@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 
 from harness import evaluate
 from harness.judge import summarise
+from harness.models.base import Message
 from harness.record import RunFolder, hash_of_prompt
+from harness.run import rescore
 from harness.tasks import make_task
-from leaderboards import publish
+from leaderboards import Board, publish, row_of
 from leaderboards.schema import header
-from leaderboards.verify import verify
+from leaderboards.verify import Frames, verify
 from stepgame.cli import main
 from stepgame.errors import InputError
 from tests.boards import rows_of, small_board
@@ -88,14 +91,22 @@ def change(made: Path, folder: Path, of_line: Callable[[Line], Line] | None = No
     return copy
 
 
+def asked(line: Line, prompt: str) -> Line:
+    return line | {"prompt": prompt, "prompt_sha256": hash_of_prompt(prompt)}
+
+
 def hinted(line: Line) -> Line:
-    told = line["prompt"].replace("Story:", f"The answer is {line['gold']}. Story:")
-    return line | {"prompt": told, "prompt_sha256": hash_of_prompt(told)}
+    return asked(line, line["prompt"].replace("Story:", f"The answer is {line['gold']}. Story:"))
 
 
 FALSE_SAMPLES: dict[str, tuple[Callable[[Line], Line], str]] = {
     "another prompt": (lambda line: line | {"prompt": line["prompt"] + " Think."}, "is not the hash of its prompt"),
     "another prompt, hashed": (hinted, "does not ask its story in the manifest's words"),
+    "the answer behind the prompt": (
+        lambda line: asked(line, f"{line['prompt']} The correct answer is {line['gold']}."),
+        "around the manifest's words its prompt has others",
+    ),
+    "an error": (lambda line: line | {"error": "timeout"}, "ended in an error .* stepgame resume"),
     "messages": (
         lambda line: line | {"prompt": [{"role": "user", "content": "Hi"}], "prompt_sha256": "x"},
         "is not the hash of its prompt",
@@ -148,6 +159,36 @@ def test_a_hash_may_fit_other_words_and_the_samples_do_not(made: Path, tmp_path:
         verify(change(made, tmp_path / "run", prompt=other), made / "board.csv")
 
 
+@pytest.mark.parametrize("picked", [False, True])
+def test_verify_takes_no_part_of_the_answers(made: Path, tmp_path: Path, picked: bool) -> None:
+    """Hardly any but the right ones, with results and a row that follow from them; or one story less."""
+    run = shutil.copytree(made / "random", tmp_path / "run")
+    lines = (run / "samples.jsonl").read_text().splitlines(keepends=True)
+    right = [line for place, line in enumerate(lines) if place % 5 == 0 or json.loads(line)["correct"]]
+    kept = right if picked else lines[1:]
+    assert 0 < len(kept) < len(lines)
+    (run / "samples.jsonl").write_text("".join(kept))
+    board = Board(tmp_path / "b.csv")
+    board.put(row_of(rescore(run)), replace=False)
+    board.write()
+    missing = f"{len(lines) - len(kept)} of {len(lines)} stories have no sample"
+    with pytest.raises(InputError, match=missing):
+        verify(run, tmp_path / "b.csv")
+
+
+def test_an_error_that_was_asked_again_is_none(made: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(made / "random", tmp_path / "run")
+    lines = (run / "samples.jsonl").read_text().splitlines(keepends=True)
+    failed = json.dumps(json.loads(lines[0]) | {"prediction": None, "error": "timeout"})
+    (run / "samples.jsonl").write_text("".join([f"{failed}\n", *lines]))
+    results = json.loads((run / "results.json").read_text())
+    with RunFolder(run) as record:
+        record.finish(results | {"seconds": 0.0, "examples_per_second": None})
+    publish([run], tmp_path / "b.csv", allow_dirty=True)
+    found = verify(run, tmp_path / "b.csv")
+    assert found.line == 2 and set(found.differences) <= {"seconds", "examples_per_second"}
+
+
 def test_a_prompt_is_known_in_whatever_frame_a_model_reads_it() -> None:
     pytest.importorskip("transformers")
     from tiny import tokenizer
@@ -155,15 +196,43 @@ def test_a_prompt_is_known_in_whatever_frame_a_model_reads_it() -> None:
     from harness.models.chat import plain_text, render_chat
     from harness.plan import make_plan
     from harness.settings import RunSettings
-    from leaderboards.verify import _asks
 
-    settings = RunSettings.of(model="random", hops="1-2", per_hop=1, prompt="few-shot", shots=2)
+    settings = RunSettings.of(model="random", hops="1-2", per_hop=3, prompt="few-shot", shots=2)
     plan = make_plan(settings, None, [])
     prompts = [plan.prompt.render(example) for example in plan.task.examples]
-    for prompt, other in zip(prompts, reversed(prompts), strict=True):
-        for shown in (render_chat(tokenizer(), prompt), plain_text(prompt)):
-            assert _asks(shown, prompt.messages) and not _asks(shown, other.messages)
-            assert not _asks(shown, [*prompt.messages, prompt.messages[0]]), "a turn is missing"
+    model = tokenizer()
+    for show in (plain_text, lambda prompt: render_chat(model, prompt)):
+        frames = Frames()
+        assert [frames.fault(show(prompt), prompt.messages) for prompt in prompts] == [None] * len(prompts)
+        assert "around the manifest's words" in str(frames.fault(f"{show(prompts[0])} left", prompts[0].messages))
+        for prompt, other in zip(prompts, reversed(prompts), strict=True):
+            for turns in (other.messages, [*prompt.messages, prompt.messages[0]]):
+                assert "does not ask its story" in str(Frames().fault(show(prompt), turns))
+
+
+def shown(reply: str, date: str = "26 Nov 2026", hint: str = "") -> tuple[str, list[Message]]:
+    turns = [Message("user", "Is it so?"), Message("assistant", reply), Message("user", "Where is the [MASK]?")]
+    text = f"<s>Today is {date}.\n<user>Is it so?\n<assistant>{reply}\n<user>Where is the <mask>?{hint}\n<assistant>"
+    return text, turns
+
+
+def test_a_frame_is_the_same_but_for_its_date_and_what_it_frames() -> None:
+    """An answer as short as `a` is not looked for within `assistant`, and a run may go on past midnight."""
+    for date in ("26 Nov 2026", "2026-11-26", "November 26, 2026"):
+        frames = Frames()
+        for told in (shown("a", date), shown("s", date), shown("Yes, it is.", date)):
+            assert frames.fault(*told) is None
+        later = date.replace("26", "27", 1) if date.startswith("26") else f"{date[:-2]}27"
+        assert frames.fault(*shown("a", later)) is None
+        assert "around the manifest's words" in str(frames.fault(*shown("a", later, hint=" a")))
+        assert "around the manifest's words" in str(frames.fault(*shown("a", "some day")))
+
+
+def test_messages_to_a_server_are_recorded_as_they_are() -> None:
+    _, turns = shown("a")
+    recorded = [asdict(turn) for turn in turns]
+    assert Frames().fault(recorded, turns) is None
+    assert "does not ask its story" in str(Frames().fault([*recorded, recorded[0]], turns))
 
 
 @pytest.mark.parametrize(
