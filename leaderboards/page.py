@@ -25,8 +25,8 @@ from leaderboards.rankings import (
     published_rankings,
     system_of,
 )
-from leaderboards.run_page import CHANCE, run_page
-from leaderboards.schema import STANDARD_HOPS
+from leaderboards.run_page import run_page
+from leaderboards.schema import CHANCE, STANDARD_HOPS
 from leaderboards.svg import Series, accuracy_figure, strip
 from stepgame.errors import InputError
 from stepgame.files import atomic_folder

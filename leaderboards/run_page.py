@@ -11,16 +11,13 @@ from harness.record import TRAINING, read_json
 from leaderboards.markup import block, facts, page, text
 from leaderboards.parts import KIND_KEY, answers, by_k_table, kinds_of_row, kinds_table, points_of
 from leaderboards.rankings import asked_how, describe_data, system_of
-from leaderboards.schema import COLUMNS, row_of
+from leaderboards.schema import CHANCE, COLUMNS, row_of
 from leaderboards.svg import Series, accuracy_figure
 
 if TYPE_CHECKING:
     from harness import Run
 
-__all__ = ["CHANCE", "kinds_by_k", "run_page"]
-
-CHANCE = 1 / 9
-"""Accuracy of guessing among the nine labels."""
+__all__ = ["kinds_by_k", "run_page"]
 
 
 def kinds_by_k(run: Run) -> list[tuple[int, dict[str, int]]]:
