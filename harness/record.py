@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from harness.shapes import check_manifest, check_results, check_sample, decode
 from stepgame.errors import InputError
 from stepgame.files import atomic_path, write_text
 
@@ -74,9 +75,9 @@ class Run:
         path = self.path / SAMPLES
         places = _last_lines(path)
         with path.open("rb") as file:
-            for place in places:
+            for number, place in places:
                 file.seek(place)
-                yield _parse(path, file.readline())
+                yield _parse(path, number, file.readline())
 
     def accuracy(self, by: str = "k_hop") -> pd.DataFrame:
         """Return accuracies with 95 % Wilson intervals.
@@ -95,18 +96,16 @@ class Run:
 
         from harness.stats import wilson
 
-        keys = ("id", "error", "prediction", "correct", by)
         rows = []
         for line in self.samples():
             if by not in line:
                 raise InputError(f"{self.path / SAMPLES}: samples have no column {by!r}; they have {', '.join(line)}")
-            rows.append({key: line.get(key) for key in keys})
-        frame = pd.DataFrame(rows, columns=list(dict.fromkeys(keys)))
-        frame["answered"] = frame["error"].isna()
-        frame["unparsed"] = frame["answered"] & frame["prediction"].isna()
-        frame["right"] = frame["correct"].fillna(False).astype(bool)
+            answered = line.get("error") is None
+            # What was said stays out of the table: it may hold half a character, for which its texts have no form.
+            rows.append((line[by], answered, answered and line.get("prediction") is None, bool(line.get("correct"))))
+        frame = pd.DataFrame(rows, columns=[by, "answered", "unparsed", "right"])
         counts = frame.groupby(by, sort=True, dropna=False).agg(
-            n=("id", "size"), correct=("right", "sum"), answered=("answered", "sum"), unparsed=("unparsed", "sum")
+            n=("answered", "size"), correct=("right", "sum"), answered=("answered", "sum"), unparsed=("unparsed", "sum")
         )
         bounds = [wilson(int(c), int(n)) for c, n in zip(counts["correct"], counts["answered"], strict=True)]
         counts["errors"] = counts["n"] - counts["answered"]
@@ -120,7 +119,7 @@ def load_run(path: str | Path) -> Run:
     """Read a run folder, finished or not.
 
     Raises:
-        InputError: if it is no run folder, or a file in it cannot be read.
+        InputError: if it is no run folder, or a file in it cannot be read or holds what no run writes.
     """
     folder = Path(path)
     if not (folder / MANIFEST).is_file():
@@ -128,7 +127,10 @@ def load_run(path: str | Path) -> Run:
     manifest = read_json(folder / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise InputError(f"{folder / MANIFEST}: format {manifest.get('format')!r}; this version reads format {FORMAT}")
+    check_manifest(str(folder / MANIFEST), manifest)
     results = read_json(folder / RESULTS) if (folder / RESULTS).is_file() else None
+    if results is not None:
+        check_results(str(folder / RESULTS), results)
     return Run(folder, manifest, results)
 
 
@@ -237,7 +239,8 @@ class RunFolder:
         """Return the asking time of every line, those that were later replaced included."""
         path = self.path / SAMPLES
         with path.open("rb") as file:
-            return math.fsum(_parse(path, line)["seconds"] for line in file if line.endswith(b"\n"))
+            numbered = enumerate(file, 1)
+            return math.fsum(_parse(path, place, line)["seconds"] for place, line in numbered if line.endswith(b"\n"))
 
     def replace_samples(self, lines: Iterable[Line]) -> None:
         """Put other lines in the place of all samples, atomically; the folder stays locked."""
@@ -287,32 +290,33 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: if the file holds something else.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        record = decode(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise InputError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(record, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(record).__name__}")
     return record
 
 
-def _parse(path: Path, line: bytes) -> Line:
+def _parse(path: Path, number: int, line: bytes) -> Line:
+    where = f"{path}, line {number}"
     try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: a line is not valid JSON ({error}); the file was changed by hand") from None
-    if not isinstance(record, dict) or "id" not in record:
-        raise InputError(f"{path}: a line has no id; the file was changed by hand")
-    return record
+        record = decode(line.decode("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{where}: not valid JSON ({error}); the file was changed by hand") from None
+    check_sample(where, record)
+    sample: Line = record
+    return sample
 
 
-def _last_lines(path: Path) -> list[int]:
-    """Return the byte offset of the last whole line of each id, ids in the order of their first line."""
-    places: dict[str, int] = {}
+def _last_lines(path: Path) -> list[tuple[int, int]]:
+    """Return number and byte offset of the last whole line of each id, ids in the order of their first line."""
+    places: dict[str, tuple[int, int]] = {}
     place = 0
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             if line.endswith(b"\n"):
-                places[_parse(path, line)["id"]] = place
+                places[_parse(path, number, line)["id"]] = number, place
             place += len(line)
     return list(places.values())
 
