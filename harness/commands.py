@@ -13,6 +13,7 @@ from harness.provenance import command_line
 from harness.record import Run
 from harness.settings import RunSettings
 from stepgame.errors import InputError
+from stepgame.terminal import PlainConsole, echo
 
 if TYPE_CHECKING:
     from harness.suite import SuiteRow
@@ -49,7 +50,7 @@ def run(
     if dry_run:
         from harness.preview import preview
 
-        typer.echo(preview(given))
+        echo(preview(given))
         return
     _show(perform(given, None, command))
 
@@ -76,8 +77,6 @@ def rescore(path: RunArgument) -> None:
 def _show(run: Run) -> None:
     """Print accuracies by k and where the run lies."""
     from rich.table import Table
-
-    from stepgame.terminal import PlainConsole
 
     console = PlainConsole()
     if run.results is None:
@@ -111,7 +110,6 @@ def _show_suite(name: str, rows: Sequence[SuiteRow]) -> None:
     from rich.table import Table
 
     from harness.suite import mean_value
-    from stepgame.terminal import PlainConsole
 
     table = Table("task", "metric", "value", "n", "errors", title=name)
     for row in rows:

@@ -26,6 +26,7 @@ from leaderboards.rules import row_faults
 from leaderboards.schema import SCHEMA, header, hops_of_header, measured, row_of
 from stepgame.errors import InputError
 from stepgame.files import atomic_path
+from stepgame.terminal import printable
 
 if TYPE_CHECKING:
     from harness import Run
@@ -55,9 +56,9 @@ class Row:
         return (*named, *measured(self.cells))
 
     def __str__(self) -> str:
-        """Name the row for people."""
+        """Name the row for people, in one line."""
         what = (self.cells.get(name, "") for name in ("model", "adapter", "prompt", "score", "protocol"))
-        return ", ".join(part for part in what if part)
+        return printable(", ".join(part for part in what if part))
 
 
 class Published(NamedTuple):
@@ -85,12 +86,15 @@ class Board:
         hops: the k its header has columns for.
         rows: its rows, in the file's order.
         head: the header as it stands in the file, line ending included; empty for a new board.
+
+    Rows change by `put` alone, which keeps track of the lines that they begin on.
     """
 
     path: Path
     hops: tuple[int, ...] = ()
     rows: list[Row] = field(default_factory=list)
     head: str = ""
+    _begins: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def read(cls, path: str | Path, *, strict: bool = True) -> Board:
@@ -137,8 +141,11 @@ class Board:
 
     def line(self, position: int) -> int:
         """Return the line, counted from 1, on which the row at ``position`` begins."""
-        before = [self.head or "\n", *(row.raw or "\n" for row in self.rows[:position])]
-        return 1 + sum(len(io.StringIO(part, newline=None).readlines()) for part in before)
+        if not self._begins:
+            self._begins.append(1 + _count_lines(self.head or "\n"))
+        for place in range(len(self._begins) - 1, position):
+            self._begins.append(self._begins[place] + _count_lines(self.rows[place].raw or "\n"))
+        return self._begins[position]
 
     def put(self, cells: dict[str, str], *, replace: bool) -> tuple[int, bool]:
         """Add a row at the end, or put it in the place of the same measurement's.
@@ -163,6 +170,7 @@ class Board:
                         "to put the new run in its place, add --replace"
                     )
                 self.rows[position] = row
+                del self._begins[position + 1 :]
                 return position, True
         self.rows.append(row)
         return len(self.rows) - 1, False
@@ -185,6 +193,10 @@ class Board:
         # A link to a board stays a link: the rename happens beside the file it points to.
         with atomic_path(self.path.resolve()) as part:
             part.write_bytes(self.text().encode("utf-8"))
+
+
+def _count_lines(raw: str) -> int:
+    return len(io.StringIO(raw, newline=None).readlines())
 
 
 def _ended(raw: str, ending: str) -> str:

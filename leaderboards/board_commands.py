@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from stepgame.terminal import echo
+
 __all__ = ["board"]
 
 BOARD, PUBLISHED = Path("leaderboards/stepgame.csv"), Path("leaderboards/published.csv")
@@ -24,11 +26,11 @@ def check(board: BoardOption = BOARD, published: PublishedOption = PUBLISHED) ->
     done = [check_board(board), check_published(published)]
     findings = [finding for each in done for finding in each.findings]
     for finding in findings:
-        typer.echo(f"{finding.where}: {finding.what}")
+        echo(f"{finding.where}: {finding.what}")
     for note in (note for each in done for note in each.notes):
-        typer.echo(note)
+        echo(note)
     rows = f"{done[0].rows} measured and {done[1].rows} published rows"
-    typer.echo(f"{rows}: {len(findings)} findings")
+    echo(f"{rows}: {len(findings)} findings")
     if findings:
         sys.exit(1)
 
@@ -46,15 +48,15 @@ def verify(
 
     found = verify(run, board, allow_files=allow_files)
     if found.line is None:
-        typer.echo(f"{board} has no row of this measurement: {found.row}, data {found.row.cells['data_sha256'][:12]}")
+        echo(f"{board} has no row of this measurement: {found.row}, data {found.row.cells['data_sha256'][:12]}")
     elif found.holds:
-        typer.echo(
+        echo(
             f"{board}, line {found.line}: is this run's row ({found.row}, n {found.row.cells['n']}, "
             f"mean {found.row.cells['mean']}); every prompt was checked and every answer judged again"
         )
     else:
         for name, (there, here) in found.differences.items():
-            typer.echo(f"{board}, line {found.line}: {name} is {there or 'empty'}, but the run gives {here or 'none'}")
+            echo(f"{board}, line {found.line}: {name} is {there or 'empty'}, but the run gives {here or 'none'}")
     if not found.holds:
         sys.exit(1)
 
@@ -77,9 +79,9 @@ def page(
     from leaderboards.page import write_site
 
     site = write_site(out, board, published, runs, examples)
-    typer.echo(f"{site.pages} pages, {site.rows} measured and {site.figures} published rows: {out / 'index.html'}")
+    echo(f"{site.pages} pages, {site.rows} measured and {site.figures} published rows: {out / 'index.html'}")
     for note in site.notes:
-        typer.echo(note)
+        echo(note)
 
 
 def data(
@@ -93,7 +95,7 @@ def data(
     from leaderboards.data import write_set
 
     path, stories = write_set(name, out, overwrite=overwrite)
-    typer.echo(f"{name}: {stories:,} stories, of the hash that data.toml has: {path}")
+    echo(f"{name}: {stories:,} stories, of the hash that data.toml has: {path}")
 
 
 board: dict[str, Callable[..., None]] = {"check": check, "verify": verify, "page": page, "data": data}

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from stepgame.terminal import echo
+
 __all__ = ["demo", "publish", "report"]
 
 
@@ -31,7 +33,7 @@ def publish(
     for cells, line, replaced in zip(done.rows, done.lines, done.replaced, strict=True):
         verb = "replaced" if replaced else "appended"
         marked = ", marked dirty" if cells["dirty"] == "yes" else ""
-        typer.echo(
+        echo(
             f"{verb} {done.board}, line {line}: {Row(cells)}: n {cells['n']}, k {cells['hops']}, "
             f"mean accuracy {cells['mean']}, unparsed {cells['unparsed']}{marked}"
         )
@@ -54,9 +56,9 @@ def report(
 
     done = write_report(runs, out, examples=examples, plots=plots)
     for path in (done.page, *done.plots):
-        typer.echo(f"written: {path}")
+        echo(f"written: {path}")
     for note in done.notes:
-        typer.echo(f"left out: {note}")
+        echo(f"left out: {note}")
 
 
 def demo(

@@ -218,15 +218,16 @@ def _require_libraries(contestants: Sequence[Contestant]) -> None:
 
 
 def _terminal() -> Callable[[object], None]:
-    from rich.console import Console
+    from stepgame.terminal import PlainConsole
 
-    console = Console(markup=False, highlight=False)
+    console = PlainConsole()
     if not console.is_terminal:
         # A log has no width of its own; the default would cut the table.
-        console = Console(markup=False, highlight=False, width=120)
+        console.width = 120
 
     def show(what: object) -> None:
-        console.print(what, soft_wrap=isinstance(what, str))
+        for each in what.split("\n") if isinstance(what, str) else (what,):
+            console.print(each, soft_wrap=isinstance(each, str))
 
     return show
 

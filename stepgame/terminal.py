@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["PlainConsole", "printable"]
+__all__ = ["PlainConsole", "echo", "printable"]
 
 
-def printable(text: str) -> str:
-    """Replace control characters, which could steer a terminal, by U+FFFD."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+def printable(text: str, keep: str = "") -> str:
+    """Replace control characters, which could steer a terminal, by U+FFFD.
+
+    Args:
+        text: what may hold any.
+        keep: characters that stay.
+    """
+    return "".join(character if character.isprintable() or character in keep else "\ufffd" for character in text)
+
+
+def echo(text: str) -> None:
+    """Print a text of one line or several to stdout; of what steers a terminal only line breaks and tabs stay."""
+    typer.echo(printable(text, keep="\n\t"))
 
 
 class PlainConsole(Console):

@@ -10,7 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 
 from harness import Run, evaluate, load_run
 from leaderboards import COLUMNS, Board, plot_accuracy, publish, row_of
+from leaderboards.board import Row
 from leaderboards.schema import IDENTITY, MAX_CELL, cell, header, hops_of_header, is_formula
 from stepgame.cli import main
 from stepgame.errors import InputError
@@ -281,6 +284,35 @@ def test_files_that_are_no_board(runs: Path, tmp_path: Path) -> None:
     for path, reason in ((tmp_path / "bytes.csv", "not UTF-8"), (tmp_path, "is a folder")):
         with pytest.raises(InputError, match=reason):
             publish([runs / "random"], path)
+
+
+class Counted(list[Row]):
+    """Rows that count how often one is looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[Row]:
+        for row in super().__iter__():
+            self.looks += 1
+            yield row
+
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        self.looks += len(found) if isinstance(place, slice) else 1
+        return found
+
+
+def test_lines_of_rows_are_counted_once(runs: Path, tmp_path: Path) -> None:
+    publish([runs / "oracle"], tmp_path / "b.csv")
+    book = Board.read(tmp_path / "b.csv")
+    (row,) = book.rows
+    rows = [Row(row.cells | {"prompt_sha256": f"{place:064x}"}, 'a,"b\n\nc"\r\n') for place in range(200)]
+    book.rows = Counted(rows)
+    assert not list(book.faults()) and book.line(199) == 2 + 3 * 199
+    assert [book.line(place) for place in range(200)] == list(range(2, 602, 3))
+    assert book.rows.looks < 5 * 200
+    assert book.put(rows[5].cells, replace=True) == (5, True)
+    assert [book.line(place) for place in (4, 5, 6, 199)] == [14, 17, 18, 597]
 
 
 def test_empty_file_becomes_a_board(runs: Path, tmp_path: Path) -> None:
