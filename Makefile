@@ -6,7 +6,7 @@
 
 BIN := .venv/bin
 # Two processes, each on half of the cores; one where there is a GPU, whose memory an engine takes whole, or with SPLIT=
-SPLIT := $(shell nvidia-smi >/dev/null 2>&1 || echo --numprocesses 2 --dist loadfile)
+SPLIT := $(shell nvidia-smi >/dev/null 2>&1 || echo --numprocesses 2 --dist loadfile --no-loadscope-reorder)
 
 .PHONY: demo test check fix setup
 

@@ -62,7 +62,9 @@ def reading(*folders: str | Path) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         # Files of a stranger may hold anything anywhere, so what they make of the code that reads them is caught here.
         what = f"{type(error).__name__}: {error}"[:300]
-        raise InputError(f"{', '.join(map(str, folders))} cannot be read as runs of this version ({what})") from error
+        raise InputError(
+            f"{', '.join(map(str, folders))} cannot be read as runs of this version, or were changed by hand ({what})"
+        ) from error
 
 
 def answered_row(run: Run) -> dict[str, str]:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from leaderboards.board import Board, Row, sha256_of
+from leaderboards.parts import reading
 from leaderboards.schema import row_of
-from stepgame.errors import InputError, StepGameError
+from stepgame.errors import InputError
 
 if TYPE_CHECKING:
     from harness import Run
@@ -78,14 +79,8 @@ def verify(run: str | Path, board: str | Path, *, allow_files: bool = False) -> 
     loaded = load_run(folder)
     if loaded.results is None:
         raise InputError(f"{folder}: the run is unfinished; there is no row to verify")
-    try:
+    with reading(folder):
         row = _made_again(loaded, allow_files)
-    except StepGameError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        # Records of a stranger may hold anything anywhere.
-        what = f"{type(error).__name__}: {error}"
-        raise InputError(f"{folder} is no run as this version writes one, or was changed by hand ({what})") from None
     for place, other in enumerate(book.rows):
         if other.identity == row.identity:
             names = [name for name in other.cells if other.cells[name] != row.cells.get(name, "")]

@@ -20,7 +20,7 @@ from adapters import train, train_pcp
 from stepgame.errors import InputError
 from tests.tiny import tiny_decoder
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 ROOT = Path(__file__).parent.parent
 # Examples of a step are cut into pieces that one process has more of than the other.
 SHARED: dict[str, Any] = {"seed": 1, "device": "cpu", "log_every": 1, "eval_every": 2, "micro_tokens": 150}

@@ -115,8 +115,8 @@ FALSE_SAMPLES: dict[str, tuple[Callable[[Line], Line], str]] = {
     "options": (lambda line: line | {"options": [line["gold"]]}, "options is not its story's"),
     "k": (lambda line: line | {"k_hop": 9}, "k_hop is not its story's"),
     "id": (lambda line: line | {"id": f"my-{line['id']}"}, "is none of the stories that were asked"),
-    "no prompt": (lambda line: {"id": line["id"]}, "was changed by hand"),
-    "no scores": (lambda line: {key: line[key] for key in line if key != "logprobs"}, "was changed by hand"),
+    "no prompt": (lambda line: {"id": line["id"]}, "changed by hand"),
+    "no scores": (lambda line: {key: line[key] for key in line if key != "logprobs"}, "changed by hand"),
 }
 
 
@@ -136,7 +136,7 @@ FALSE_MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "name": ({"prompt": {"name": "few-shot"}}, "the prompt's hash is not that of its words"),
     "stories": ({"task": {"data_sha256": "0" * 64}}, "the data is no longer"),
-    "no task": ({"task": 3}, "was changed by hand"),
+    "no task": ({"task": 3}, "changed by hand"),
     "no text": ({"prompt": {"text": None}}, "changed by hand"),
     "a list": ({"task": {"params": ["core"]}}, "changed by hand"),
 }

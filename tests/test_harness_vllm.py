@@ -245,6 +245,7 @@ ENDS = {
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_no_process_is_left(tmp_path: Path) -> None:
     model = tiny_decoder(tmp_path / "tiny", heads=1)
     running = {end: _start(tmp_path / end, ENDS[end], model) for end in ENDS}

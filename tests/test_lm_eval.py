@@ -105,6 +105,7 @@ def test_scores_are_those_of_lm_evals_own_model(tiny: Path, folder: Path, tmp_pa
     assert not list((tmp_path / "run").glob("lm-eval-requests*"))
 
 
+@pytest.mark.slow
 def test_vllm_gives_the_same(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     tiny = tiny_decoder(tmp_path / "tiny", heads=1)

@@ -26,6 +26,8 @@ from tests.tiny import tiny_decoder
 ray = pytest.importorskip("ray")
 from ray import cloudpickle  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
