@@ -31,7 +31,8 @@ fi
 [ -n "$python" ] && good_python "$python" || die "needs Python 3.11 or newer with its venv module; name one: PYTHON=/path/to/python make ..."
 
 say "profile $profile, $("$python" --version) -> .venv"
-[ -x .venv/bin/python ] || "$python" -m venv .venv
+# A set-up that was cut off may have left an environment without pip.
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv .venv
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 
 if [ "$profile" = cpu ]; then
