@@ -196,8 +196,9 @@ class Frames:
     """What stands around the manifest's words in the prompts of a run.
 
     Messages to a server are recorded as they are. A text is a chat template's or a plain completion's, which frame the
-    turns and put a mask in a gap: so it holds the turns' words in their order, and what is left without them is the
-    same in all of a run's prompts that have as many gaps. Only a date in it may differ, which some templates write.
+    turns, trim them, and put a mask in a gap: so it holds the turns' words in their order, and what is left without
+    them is the same in all of a run's prompts that have as many gaps. Only blanks beside the turns may differ, and a
+    date, which some templates write.
     """
 
     def __init__(self) -> None:
@@ -215,7 +216,7 @@ class Frames:
         otherwise = "its prompt does not ask its story in the manifest's words"
         if not isinstance(recorded, str):
             return None if recorded == [asdict(turn) for turn in turns] else otherwise
-        parts = [part for turn in turns for part in turn.content.split(MASK)]
+        parts = [part.strip() for turn in turns for part in turn.content.split(MASK)]
         known = self._known.get(len(parts))
         if known is not None and _fits(recorded, known, parts):
             return None
@@ -248,6 +249,6 @@ def _fits(text: str, around: Sequence[str], parts: Sequence[str]) -> bool:
     """Say whether a text is made of some parts and of what stands around them, whatever the date in that."""
     if text == "".join(chain.from_iterable(zip_longest(around, parts, fillvalue=""))):
         return True
-    dated = [_DATE.pattern.join(map(re.escape, _DATE.split(piece))) for piece in around]
-    pattern = "".join(chain.from_iterable(zip_longest(dated, map(re.escape, parts), fillvalue="")))
-    return any(map(_DATE.search, around)) and re.fullmatch(pattern, text) is not None
+    dated = [_DATE.pattern.join(map(re.escape, _DATE.split(piece.strip()))) for piece in around]
+    pattern = r"\s*".join(chain.from_iterable(zip_longest(dated, map(re.escape, parts), fillvalue="")))
+    return re.fullmatch(rf"\s*{pattern}", text) is not None

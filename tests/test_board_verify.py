@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +222,9 @@ def test_a_frame_is_the_same_but_for_its_date_and_what_it_frames() -> None:
         frames = Frames()
         for told in (shown("a", date), shown("s", date), shown("Yes, it is.", date)):
             assert frames.fault(*told) is None
+        # Some templates trim what they frame.
+        text, turns = shown("No", date)
+        assert frames.fault(text, [replace(turn, content=f"{turn.content} \n") for turn in turns]) is None
         later = date.replace("26", "27", 1) if date.startswith("26") else f"{date[:-2]}27"
         assert frames.fault(*shown("a", later)) is None
         assert "around the manifest's words" in str(frames.fault(*shown("a", later, hint=" a")))
