@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,16 @@ def test_soft_prompts(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_answers_beside_what_shuffled_stories_would_give(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for model in ("majority", "oracle"):
         evaluate(model, hops="1-3", per_hop=40, seed=3, out=tmp_path / model)
-    assert answers.main([str(tmp_path / "majority"), str(tmp_path / "oracle")]) == 0
+    constant, perfect = str(tmp_path / "majority"), str(tmp_path / "oracle")
+    assert answers.main([constant, perfect, "--against", perfect]) == 0
+    told = capsys.readouterr().out.splitlines()[2:]
+    assert told[1].count("; +0.0 (p = 1)") == 3
+    assert all(float(points) < -60 for points in re.findall(r"; (-[0-9.]+) \(p", told[0]))
+    evaluate("oracle", hops="1-3", per_hop=40, seed=4, out=tmp_path / "others")
+    with pytest.raises(InputError, match="not asked the same stories"):
+        answers.main([perfect, "--against", str(tmp_path / "others")])
+    capsys.readouterr()
+    assert answers.main([constant, perfect]) == 0
     constant, perfect = (line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:])
     assert constant[1].endswith(" 100%")
     for cell, other in zip(constant[2:], perfect[2:], strict=True):
