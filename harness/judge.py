@@ -9,10 +9,14 @@ from typing import Any
 from harness.models.base import Completion, Scores
 from harness.stats import chance_centred, wilson
 from harness.task import Example, Extraction
+from stepgame.errors import InputError
 
 __all__ = ["judge_choice", "judge_text", "rejudge", "summarise"]
 
 Line = dict[str, Any]
+_SCORED = ("logprobs", "option_tokens", "tokens_in", "tokens_out")
+"""What a sample of scored options is judged by."""
+
 Reader = Callable[[str, Example], Extraction]
 
 
@@ -68,12 +72,18 @@ def judge_text(completions: Sequence[Completion], example: Example, read: Reader
 
 
 def rejudge(line: Line, example: Example, read: Reader) -> Line:
-    """Return a recorded line judged by today's rules; its reply and its errors stay as they are."""
+    """Return a recorded line judged by today's rules; its reply and its errors stay as they are.
+
+    Raises:
+        InputError: if it holds no reply that can be judged.
+    """
     if line["error"] is not None:
         return line
     if "raw" in line:
         raw = line["raw"]
         return {**line, **_read([raw] if isinstance(raw, str) else raw, example, read)}
+    if missing := [name for name in _SCORED if name not in line]:
+        raise InputError(f"sample {line['id']!r} has no {' and no '.join(missing)}; the file was changed by hand")
     scores = Scores(tuple(line["logprobs"]), tuple(line["option_tokens"]), line["tokens_in"], line["tokens_out"])
     return {**line, **judge_choice(scores, example)}
 

@@ -162,7 +162,10 @@ def rescore(path: str | Path) -> Run:
     with RunFolder(Path(path)) as record:
         was_finished = load_run(path).results is not None
         seconds = record.seconds()
-        lines = [rejudge(line, examples[line["id"]], plan.read) for line in record.recorded()]
+        recorded = [*record.recorded()]
+        if strange := next((line["id"] for line in recorded if line["id"] not in examples), None):
+            raise InputError(f"{path}: sample {strange!r} is none of the stories that were asked; it cannot be judged")
+        lines = [rejudge(line, examples[line["id"]], plan.read) for line in recorded]
         # A replaced line's time is part of the run's, and only one line a sample is left to hold it.
         lost = seconds - math.fsum(line["seconds"] for line in lines)
         if lines and lost > 0:

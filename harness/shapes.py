@@ -89,6 +89,8 @@ _SAMPLE: _Shape = {
     "logprobs": (_NUMBER,),
     "seconds": _NUMBER,
 }
+_SAMPLE_HAS = ("error", "seconds")
+"""What every sample has, though it may be null."""
 
 
 def check_manifest(where: str, manifest: Mapping[str, Any]) -> None:
@@ -110,8 +112,10 @@ def check_results(where: str, results: Mapping[str, Any]) -> None:
 
 
 def check_sample(where: str, sample: Any) -> None:
-    """Check that a sample is an object with an id, and the types of its fields; see `check_manifest`."""
+    """Check that a sample is an object that has what all of them have, and the types of its fields."""
     _check(where, "", sample, _SAMPLE)
+    if missing := [name for name in _SAMPLE_HAS if name not in sample]:
+        raise InputError(f"{where}: it has no {' and no '.join(missing)}; the file was changed by hand")
 
 
 def _check(where: str, path: str, value: Any, shape: _Shape) -> None:

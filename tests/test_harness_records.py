@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from harness import load_run
 from harness.record import RunFolder, read_json
+from harness.run import rescore
 from leaderboards import publish
 from leaderboards.page import write_site
 from leaderboards.report import write_report
@@ -73,6 +74,8 @@ BROKEN: dict[str, tuple[str, Callable[[Record], str | None], str]] = {
     "k_hop": (SAMPLES, field("k_hop", "x"), "line 2: k_hop is 'x'; expected a whole number"),
     "id": (SAMPLES, field("id", ["x"]), "line 2: id is a list; expected a text"),
     "no id": (SAMPLES, field("id", ...), "line 2: id is None; expected a text"),
+    "no seconds": (SAMPLES, field("seconds", ...), "line 2: it has no seconds"),
+    "no error": (SAMPLES, field("error", ...), "line 2: it has no error"),
     "gold": (SAMPLES, field("gold", {}), "line 2: gold is an object; expected a text"),
     "judgement": (SAMPLES, field("correct", "yes"), "line 2: correct is 'yes'; expected true or false"),
     "scores": (SAMPLES, field("logprobs", [10**400] * 9), r"line 2: .*\(401 digits\) is no finite number"),
@@ -123,6 +126,22 @@ def test_a_site_leaves_it_out_with_a_note(made: Path, tmp_path: Path, how: str) 
     assert any(re.search(f"left out: .*{said}", note) for note in site.notes), site.notes
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "said"), [("logprobs", ..., "no logprobs"), ("id", "x", "none of the stories")]
+)
+def test_what_cannot_be_judged_again_stays_as_it_is(
+    made: Path, tmp_path: Path, path: str, value: Any, said: str
+) -> None:
+    run = shutil.copytree(made / "random", tmp_path / "run")
+    lines = [json.loads(line) for line in (run / SAMPLES).read_text().splitlines()]
+    field(path, value)(lines[1])
+    (run / SAMPLES).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    before = {each: each.read_bytes() for each in run.iterdir()}
+    with pytest.raises(InputError, match=said):
+        rescore(run)
+    assert {each: each.read_bytes() for each in run.iterdir()} == before
+
+
 def test_half_a_character_hinders_no_counting(made: Path, tmp_path: Path) -> None:
     run = shutil.copytree(made / "oracle", tmp_path / "run")
     lines = [json.loads(line) for line in (run / SAMPLES).read_text().splitlines()]
@@ -142,6 +161,7 @@ def test_what_is_written_reads_the_same(tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("r")
     with RunFolder(folder) as record:
         record.write_manifest({"more": more})
-        record.append([{"more": more, "id": "1"}])
-        assert record.recorded() == [{"more": more, "id": "1"}]
+        sample = {"more": more, "id": "1", "error": None, "seconds": 0.5}
+        record.append([sample])
+        assert record.recorded() == [sample]
     assert read_json(folder / MANIFEST) == {"more": more}

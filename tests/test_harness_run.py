@@ -54,7 +54,8 @@ def test_random_is_about_chance_and_depends_on_no_order(tmp_path: Path) -> None:
 
 def test_half_a_character_in_a_reply_is_kept_as_it_came(tmp_path: Path) -> None:
     # A server that counts UTF-16 may cut a reply inside an emoji; UTF-8 has no form for what is left.
-    lines = [{"id": "1", "raw": "up \ud83d", "seconds": 0.0}, {"id": "2", "raw": "oben \u2191", "seconds": 0.0}]
+    rest = {"error": None, "seconds": 0.0}
+    lines = [{"id": "1", "raw": "up \ud83d", **rest}, {"id": "2", "raw": "oben \u2191", **rest}]
     with RunFolder(tmp_path / "r") as record:
         record.write_manifest({"format": 1})
         record.append(lines)
