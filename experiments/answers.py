@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness import load_run
@@ -32,13 +33,11 @@ class Answers(NamedTuple):
     """What one run answered to some of its stories.
 
     Attributes:
-        n: stories with an answer.
         common: the two most frequent labels with their shares, 0 to 1.
         accuracy: 0 to 1.
         shuffled: accuracy that the same answers would have on shuffled stories, 0 to 1.
     """
 
-    n: int
     common: tuple[tuple[str, float], ...]
     accuracy: float
     shuffled: float
@@ -54,7 +53,7 @@ def answers_of(lines: Sequence[dict[str, Any]]) -> Answers:
     given, gold = (Counter(line[key] for line in lines) for key in ("prediction", "gold"))
     common = tuple((str(label or "unread"), count / n) for label, count in given.most_common(2))
     shuffled = sum(count * gold[label] for label, count in given.items() if label is not None) / n**2
-    return Answers(n, common, sum(bool(line["correct"]) for line in lines) / n, shuffled)
+    return Answers(common, sum(bool(line["correct"]) for line in lines) / n, shuffled)
 
 
 def main(words: Sequence[str]) -> int:
@@ -70,7 +69,7 @@ def main(words: Sequence[str]) -> int:
         lines = _read(path)
         common = ", ".join(f"{label} {share:.0%}" for label, share in answers_of([*lines.values()]).common)
         cells = [_cell(lines, other, group) for group in GROUPS.values()]
-        print("|", " | ".join([printable(load_run(path).path.resolve().name), printable(common), *cells]), "|")
+        print("|", " | ".join([printable(Path(path).resolve().name), printable(common), *cells]), "|")
     return 0
 
 

@@ -98,12 +98,7 @@ class Plan:
                 "generator_version": self.task.generator_version,
                 "n": len(self.task.examples),
             },
-            "prompt": {
-                "name": self.prompt.name,
-                "version": self.prompt.version,
-                "sha256": self.prompt.sha256,
-                "text": self.prompt.text,
-            },
+            "prompt": {**self.prompt.record(), "text": self.prompt.text},
             "score": self.score,
             "sampling": None if self.sampling is None else _plain(asdict(self.sampling)),
             "extraction": self.extraction,

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from leaderboards.data import name_of
+from leaderboards.markup import visible
 from stepgame.errors import InputError
 from stepgame.hops import format_hops
 
@@ -193,10 +194,7 @@ def cell(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    text = "".join(f"'{piece}" if _risky(piece) else piece for piece in _SEPARATOR.split(str(value)))
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
-    return text
+    return visible("".join(f"'{piece}" if _risky(piece) else piece for piece in _SEPARATOR.split(str(value))))
 
 
 def header(hops: Iterable[int]) -> list[str]:

@@ -261,10 +261,9 @@ class Asker:
             return tuple(names[0] for names in self.task.labels)
         return self.task.words
 
-    def prompt_record(self) -> dict[str, str | int] | None:
+    def prompt_record(self) -> dict[str, Any] | None:
         """Return the prompt in whose words StepGame is asked, as manifests name it; None for a template."""
-        prompt = self._prompt
-        return None if prompt is None else {"name": prompt.name, "version": prompt.version, "sha256": prompt.sha256}
+        return None if self._prompt is None else self._prompt.record()
 
     def prompt(self, text: Text) -> Prompt:
         """Return what a model is asked about a text; it holds no label."""

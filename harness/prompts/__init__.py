@@ -95,6 +95,10 @@ class PromptTemplate:
             record["shots"] = self.shots.record()
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
+    def record(self) -> dict[str, Any]:
+        """Return which prompt it is, as manifests name it."""
+        return {"name": self.name, "version": self.version, "sha256": self.sha256}
+
     @property
     def needs_working(self) -> bool:
         """Whether an example's reply is worked out from its story, so that the story must be one that can be read."""
